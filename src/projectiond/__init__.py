@@ -1,0 +1,29 @@
+"""projectiond keeps read models up to date from a PostgreSQL event store.
+
+This package root is what authors of projections import from; nothing else is public to them.
+"""
+
+from projectiond.errors import (
+    ConfigurationError,
+    ConflictError,
+    DatabaseUnavailableError,
+    EventDataError,
+    PoisonError,
+    ProjectiondError,
+    TransactionControlError,
+    WaitTimeoutError,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConfigurationError",
+    "ConflictError",
+    "DatabaseUnavailableError",
+    "EventDataError",
+    "PoisonError",
+    "ProjectiondError",
+    "TransactionControlError",
+    "WaitTimeoutError",
+    "__version__",
+]

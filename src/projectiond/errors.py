@@ -1,0 +1,68 @@
+"""The errors of projectiond: one root, and below it one class for each thing that has to happen next.
+
+Raised by every module; caught in the few places that decide: the runner (retry, pause, skip or stop),
+the supervisor (restart or give up) and the command line (one sentence on stderr, exit code). A message
+is lower case and holds the values; the hint is the next step, one sentence. Neither may hold a secret.
+
+    ProjectiondError
+    ├── ConfigurationError          fix it and start again
+    ├── ConflictError               another runner is at work; look at the checkpoint again
+    ├── PoisonError                 look at this event
+    │   ├── EventDataError          … its data does not fit its model
+    │   └── TransactionControlError … its handler tried to end the transaction
+    ├── DatabaseUnavailableError    wait, then try again
+    └── WaitTimeoutError            wait longer, or find out what holds the projection back
+"""
+
+
+class ProjectiondError(Exception):
+    """Anything that projectiond refuses or cannot do; show its text to the operator.
+
+    Args:
+        message: what is wrong, lower case, with the values.
+        hint: what to do next, one sentence; empty when the message says it.
+    """
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exception's own way of pickling passes args alone, and would drop the hint between processes.
+        return (_restore, (type(self), self.message, self.hint))
+
+
+class ConfigurationError(ProjectiondError):
+    """Settings, schema, plugins or privileges are wrong: fix what the message names, then start again."""
+
+
+class ConflictError(ProjectiondError):
+    """The checkpoint or a lease is not as this runner left it: roll back and read the row again."""
+
+
+class PoisonError(ProjectiondError):
+    """One event cannot be applied: mend its handler or its data, then set the status back to running."""
+
+
+class EventDataError(PoisonError):
+    """The data of an event does not fit the handler's model: mend the model, or skip the event."""
+
+
+class TransactionControlError(PoisonError):
+    """A handler tried to commit or roll back: take that call out, the daemon ends the transaction."""
+
+
+class DatabaseUnavailableError(ProjectiondError):
+    """The database does not answer for now: wait and try again, nothing has been lost."""
+
+
+class WaitTimeoutError(ProjectiondError):
+    """The projection was not caught up in time: wait longer, or ask its status what holds it back."""
+
+
+def _restore(cls: type[ProjectiondError], message: str, hint: str) -> ProjectiondError:
+    return cls(message, hint=hint)
