@@ -160,7 +160,8 @@ BEGIN
     SELECT string_agg(format('event_store.%s is %s', a.attname, format_type(a.atttypid, a.atttypmod)), ', ') INTO found
     FROM pg_attribute a
     JOIN (VALUES
-        ('event_id', '{uuid}'), ('aggregate_id', '{uuid}'), ('event_data', '{jsonb,json}'), ('metadata', '{jsonb,json}'),
+        ('event_id', '{uuid}'), ('aggregate_id', '{uuid}'),
+        ('event_data', '{jsonb,json}'), ('metadata', '{jsonb,json}'),
         ('version', '{int4,int8}'), ('sequence_number', '{int8,int4}'), ('created_at', '{timestamptz,timestamp}')
     ) AS wanted (c, types) ON a.attname = wanted.c
     WHERE a.attrelid = store
@@ -168,7 +169,7 @@ BEGIN
         AND format_type(a.atttypid, NULL)::regtype <> ALL (wanted.types::regtype[]);
     IF found IS NOT NULL THEN
         RAISE EXCEPTION 'columns have types that the daemon cannot read: %', found
-            USING ERRCODE = 'PJ001', HINT = 'change them to the types in schema.sql with ALTER TABLE ... ALTER COLUMN ... TYPE';
+            USING ERRCODE = 'PJ001', HINT = 'change them with ALTER TABLE ... ALTER COLUMN ... TYPE as in schema.sql';
     END IF;
 END
 $$;
@@ -183,7 +184,6 @@ DECLARE
     has_unique_number boolean;
     has_unique_version boolean;
     sequence regclass;
-    -- "owner" would be the column that the sequence goes with.
     is_owned boolean;
     col record;
     amount bigint;
@@ -337,7 +337,8 @@ BEGIN
     -- The sequence, however it came about: BIGSERIAL, identity, or a default that somebody wrote.
     SELECT s.oid,
            EXISTS (SELECT FROM pg_depend o
-                   WHERE o.classid = 'pg_class'::regclass AND o.objid = s.oid AND o.deptype IN ('a', 'i'))
+                   WHERE o.classid = 'pg_class'::regclass AND o.objid = s.oid AND o.deptype IN ('a', 'i')
+                       AND o.refobjid = store AND o.refobjsubid = a.attnum)
     INTO sequence, is_owned
     FROM pg_attribute a
     LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
@@ -362,7 +363,8 @@ BEGIN
     IF found IS NOT NULL THEN
         RAISE EXCEPTION '%: a session would keep numbers back and use them after later ones were read', found
             USING ERRCODE = 'PJ001',
-                  HINT = format('run ALTER SEQUENCE %s CACHE 1, then end the sessions that hold cached numbers', sequence);
+                  HINT = format('run ALTER SEQUENCE %s CACHE 1, then end the sessions that hold cached numbers',
+                                sequence);
     END IF;
     IF EXISTS (SELECT FROM pg_sequence WHERE seqrelid = sequence AND (seqcycle OR seqincrement < 1)) THEN
         RAISE EXCEPTION '% counts downwards or cycles: numbers must only ever grow', sequence
@@ -408,8 +410,10 @@ BEGIN
     FOR col IN
         SELECT wanted.t, wanted.c, wanted.value
         FROM (VALUES
-            ('projection_checkpoints', 'last_sequence_number', '0'), ('projection_checkpoints', 'events_processed', '0'),
-            ('projection_checkpoints', 'last_processed_at', 'now()'), ('projection_checkpoints', 'status', '''running'''),
+            ('projection_checkpoints', 'last_sequence_number', '0'),
+            ('projection_checkpoints', 'last_processed_at', 'now()'),
+            ('projection_checkpoints', 'events_processed', '0'),
+            ('projection_checkpoints', 'status', '''running'''),
             ('snapshots', 'created_at', 'now()')
         ) AS wanted (t, c, value)
         JOIN pg_attribute a ON a.attrelid = wanted.t::regclass AND a.attname = wanted.c
@@ -487,7 +491,7 @@ BEGIN
     -- A partitioned table can have no unique index without its partition key.
     IF NOT 'sequence_number' = ANY (covered) THEN
         CREATE INDEX idx_event_store_sequence ON event_store (sequence_number);
-        RAISE NOTICE 'event_store is partitioned: PostgreSQL cannot keep sequence_number unique there, its sequence has to';
+        RAISE NOTICE 'event_store is partitioned: only its sequence keeps sequence_number unique';
     END IF;
 
     IF NOT EXISTS (SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid
