@@ -14,8 +14,8 @@ RUN python -m venv /opt/projectiond
 COPY pyproject.toml README.md LICENSE schema.sql ./
 COPY src ./src
 COPY projections ./projections
-RUN /opt/projectiond/bin/pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt '.[sqlalchemy]' \
-    # pip has no business in an image that is never changed.
+# pip has no business in an image that is never changed.
+RUN /opt/projectiond/bin/pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt . \
     && /opt/projectiond/bin/pip uninstall --yes --quiet pip
 
 FROM python:3.12-slim
