@@ -39,10 +39,13 @@ class Handler:
     def call(self, event: Event[Any], db: "Connection") -> None:
         """Apply one event.
 
+        The handler gets an event of its own: whatever it does to the data, the next handler, and this one
+        when the event has to be applied again, find the data as the store has it.
+
         Raises:
             EventDataError: the event's data does not fit the handler's model.
         """
-        self.function(event if self.adapter is None else event.typed(self.adapter), db)
+        self.function(event.pristine() if self.adapter is None else event.typed(self.adapter), db)
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,10 +180,9 @@ class Event(Generic[D_co]):
         raise EventDataError(f"{self._described()}: its data does not fit {_adapter_name(adapter)}: {fault}")
 
     def pristine(self) -> Self:
-        """Return this event as the store has it, rid of what handlers did to its decoded data.
+        """Return this event as the store has it, whatever has been done to its decoded data.
 
-        A dict is mutable. Who applies an event again passes this one, so that a handler that has popped a
-        key the first time finds it the second time too.
+        A dict is mutable: a handler that popped a key must find it again when the event is applied again.
         """
         event = type(self).__new__(type(self))
         self._copy_to(event)

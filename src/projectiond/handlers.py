@@ -72,8 +72,8 @@ def _marked(cls: type[Projection]) -> Iterator[tuple[str, object, tuple[str, ...
     event_types: dict[str, tuple[str, ...]] = {}
     for base in reversed(cls.__mro__):
         for name, attribute in vars(base).items():
-            mark = getattr(attribute, MARK, None)
-            if mark is not None:
+            mark = getattr(attribute, MARK, None) or getattr(getattr(attribute, "__func__", None), MARK, None)
+            if isinstance(mark, tuple):
                 event_types[name] = mark
     for name, types in event_types.items():
         attribute = inspect.getattr_static(cls, name)

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from annotated_types import Le
+
 from projectiond.fault import shown
 from projectiond.projection import Projection
+from projectiond.settings import ProjectionSettings
 
 # projection_name is VARCHAR(100).
 MAX_NAME = 100
@@ -145,9 +148,11 @@ def _positive(cls: type[Projection], option: str, complain: Complain) -> int | N
     value: object = getattr(cls, option)
     if value is None:
         return None
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+    # The bounds are those of the settings, which can override the attribute.
+    most = next(m.le for m in ProjectionSettings.model_fields[option].metadata if isinstance(m, Le))
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= int(str(most)):
         return value
-    complain(f"{option} is {value!r}; it must be a whole number above 0")
+    complain(f"{option} is {value!r}; it must be a whole number from 1 to {most}")
     return None
 
 
