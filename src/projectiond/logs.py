@@ -43,6 +43,7 @@ PROJECTION_RETRYING: Final = "projection.retrying"
 REBUILD_STARTED: Final = "rebuild.started"
 REBUILD_FINISHED: Final = "rebuild.finished"
 BATCH_COMMITTED: Final = "batch.committed"
+PIPELINE_ABANDONED: Final = "pipeline.abandoned"
 EVENT_POISONED: Final = "event.poisoned"
 EVENT_DEAD_LETTERED: Final = "event.dead_lettered"
 CHECKPOINT_CONFLICTED: Final = "checkpoint.conflicted"
@@ -77,6 +78,7 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         REBUILD_STARTED: "the projection's tables and checkpoint were reset, and the replay begins",
         REBUILD_FINISHED: "the replay reached the events that were there when it began",
         BATCH_COMMITTED: "read model and checkpoint of a batch were committed in one transaction",
+        PIPELINE_ABANDONED: "a pipelined batch failed; it is replayed in single steps to find the event",
         EVENT_POISONED: "a handler failed on this event, on its own and repeatedly",
         EVENT_DEAD_LETTERED: "a poison event went to projection_dead_letters, and its projection goes on",
         CHECKPOINT_CONFLICTED: "the checkpoint was not where this runner left it; the batch was rolled back",
