@@ -1,6 +1,7 @@
 """The sample projections, on a real PostgreSQL: their rows are what plain SQL computes from the events."""
 
 import random
+import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -102,9 +103,18 @@ COMPARISONS: list[tuple[str, LiteralString, LiteralString]] = [
 
 
 @pytest.fixture
-def db(database: Database) -> Iterator[Connection]:
+def far_from_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run in another time zone, so that a projection which leans on the machine's is found out."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Pacific/Auckland")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.fixture
+def db(database: Database, far_from_utc: None) -> Iterator[Connection]:  # noqa: ARG001 - used for its effect
     with Connection.connect(database.dsn, autocommit=True) as connection:
-        # Not UTC, so that a projection which leans on the session's zone is found out.
         connection.execute("SET TIME ZONE 'Pacific/Auckland'")
         yield connection
 
@@ -141,9 +151,7 @@ def order_story(chance: random.Random) -> list[tuple[str, dict[str, Any]]]:
 def append_orders(db: psycopg.Connection[Any], count: int) -> None:
     """Append the events of many orders, interleaved, over some days; also events of something else."""
     chance = random.Random(count)  # noqa: S311 - the same events in every run
-    stories: dict[UUID, list[tuple[str, dict[str, Any]]]] = {
-        uuid4(): order_story(chance) for _ in range(count)
-    }
+    stories: dict[UUID, list[tuple[str, dict[str, Any]]]] = {uuid4(): order_story(chance) for _ in range(count)}
     versions = dict.fromkeys(stories, 0)
     moment = datetime(2024, 2, 27, 20, 0, tzinfo=UTC)
     rows: list[Sequence[Any]] = []
@@ -197,9 +205,7 @@ def apply_each(definition: Definition, events: Sequence[Event[Any]], db: Connect
 
 
 @pytest.mark.parametrize("pipelined", [True, False], ids=["pipelined", "one by one"])
-@pytest.mark.parametrize(
-    ("name", "actual", "expected"), COMPARISONS, ids=[name for name, _, _ in COMPARISONS]
-)
+@pytest.mark.parametrize(("name", "actual", "expected"), COMPARISONS, ids=[name for name, _, _ in COMPARISONS])
 def test_a_read_model_equals_what_sql_computes_from_the_events(
     db: Connection, name: str, actual: LiteralString, expected: LiteralString, *, pipelined: bool
 ) -> None:

@@ -157,13 +157,13 @@ def test_file_names_need_not_be_identifiers(plugins: Path) -> None:
     assert names(load(plugins)) == ["orders"]
 
 
-def test_loading_leaves_no_bytecode_behind(plugins: Path) -> None:
+def test_loading_leaves_no_bytecode_behind(plugins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     write(plugins, "sales/__init__.py", "from .daily import DailySales\n")
     write(plugins, "sales/daily.py", GOOD.format(name="DailySales"))
-    before = sys.dont_write_bytecode
     assert names(load(plugins)) == ["daily_sales"]
     assert list(plugins.rglob("__pycache__")) == []
-    assert sys.dont_write_bytecode == before
+    assert sys.dont_write_bytecode is False
 
 
 def test_a_class_counts_only_where_it_is_defined(plugins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -621,17 +621,11 @@ def option_fault(plugins: Path, option: str) -> str:
         ),
         (
             "on_errors = 'skip'",
-            (
-                "on_errors is no option of a projection; did you mean on_error? "
-                "(an attribute of your own: _on_errors)"
-            ),
+            ("on_errors is no option of a projection; did you mean on_error? (an attribute of your own: _on_errors)"),
         ),
         (
             "batchsize = 10",
-            (
-                "batchsize is no option of a projection; did you mean batch_size? "
-                "(an attribute of your own: _batchsize)"
-            ),
+            ("batchsize is no option of a projection; did you mean batch_size? (an attribute of your own: _batchsize)"),
         ),
         (
             "def __init__(self, dsn): pass",
@@ -654,8 +648,7 @@ def test_attributes_of_the_authors_own_are_left_alone(plugins: Path) -> None:
     write(
         plugins,
         "orders.py",
-        GOOD.format(name="Orders")
-        + "    currency = 'EUR'\n    _table = 1\n    title = 'x'\n    STATEMENT = 'x'\n",
+        GOOD.format(name="Orders") + "    currency = 'EUR'\n    _table = 1\n    title = 'x'\n    STATEMENT = 'x'\n",
     )
     assert names(load(plugins)) == ["orders"]
 
@@ -717,10 +710,7 @@ def test_settings_win_over_the_classs_attributes(plugins: Path) -> None:
 def test_settings_for_an_unknown_projection_name_the_nearest(plugins: Path) -> None:
     write(plugins, "orders.py", GOOD.format(name="OrderSummary") + GOOD.format(name="DailySales"))
     assert faults(plugins, order_sumary=ProjectionSettings()) == [
-        (
-            'settings: [projection.order_sumary]: no projection "order_sumary" was found; '
-            'the nearest is "order_summary"'
-        )
+        ('settings: [projection.order_sumary]: no projection "order_sumary" was found; the nearest is "order_summary"')
     ]
 
 
@@ -744,9 +734,7 @@ def test_a_fault_shows_file_line_and_message() -> None:
     assert str(Fault("orders.py", None, "is wrong")) == "orders.py: is wrong"
 
 
-def test_faults_show_paths_relative_to_the_current_directory(
-    plugins: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_faults_show_paths_relative_to_the_current_directory(plugins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(plugins, "orders.py", "1 / 0\n")
     monkeypatch.chdir(plugins.parent)
     (fault,) = load(Path("projections")).faults
