@@ -188,6 +188,7 @@ DECLARE
     col record;
     amount bigint;
     largest bigint;
+    next bigint;
     found text;
 BEGIN
     SELECT coalesce(bool_or(keys = '{sequence_number}'), false),
@@ -251,6 +252,22 @@ BEGIN
         PERFORM setval('event_store_sequence_number_seq', coalesce(max(sequence_number), 0) + 1, false)
         FROM event_store;
         RAISE NOTICE 'gave event_store.sequence_number a sequence';
+
+        -- The ORM goes on writing NULL, expressly, where its model knows of no default: fill it in, or every append
+        -- of the running application would fail from now on. The number is still drawn under the INSERT's lock.
+        CREATE OR REPLACE FUNCTION projectiond_number_event() RETURNS trigger
+        LANGUAGE plpgsql AS $function$
+        BEGIN
+            NEW.sequence_number := pg_catalog.nextval(TG_ARGV[0]::pg_catalog.regclass);
+            RETURN NEW;
+        END
+        $function$;
+        EXECUTE format(
+            'CREATE TRIGGER projectiond_number_event BEFORE INSERT ON event_store FOR EACH ROW '
+            'WHEN (NEW.sequence_number IS NULL) EXECUTE FUNCTION projectiond_number_event(%L)',
+            pg_get_serial_sequence('event_store', 'sequence_number')
+        );
+        RAISE NOTICE 'created trigger projectiond_number_event on event_store, for writers that send NULL';
     END IF;
 
     -- Events without a number get theirs behind all others, in order of time; within a stream in order of version,
@@ -372,11 +389,13 @@ BEGIN
     END IF;
 
     -- A sequence behind the table's numbers: rows were copied here without it, and appends would collide.
-    IF (SELECT max(sequence_number) FROM event_store) > coalesce(pg_sequence_last_value(sequence), 0) THEN
+    EXECUTE format('SELECT CASE WHEN is_called THEN last_value + 1 ELSE last_value END FROM %s', sequence) INTO next;
+    IF next <= (SELECT max(sequence_number) FROM event_store) THEN
         -- Nobody may draw while we look again: setval could otherwise take numbers back.
         LOCK TABLE event_store IN SHARE ROW EXCLUSIVE MODE;
         SELECT max(sequence_number) INTO largest FROM event_store;
-        IF largest > coalesce(pg_sequence_last_value(sequence), 0) THEN
+        EXECUTE format('SELECT last_value FROM %s', sequence) INTO next;
+        IF next <= largest THEN
             PERFORM setval(sequence, largest);
             RAISE NOTICE 'moved % to %, the largest sequence_number', sequence, largest;
         END IF;
@@ -453,7 +472,7 @@ DECLARE
 BEGIN
     -- The starting schema's repeats of the unique constraints: their names, their very definition, and nothing else.
     FOR redundant IN
-        SELECT i.indexrelid::regclass AS name, pg_get_indexdef(i.indexrelid) AS definition
+        SELECT i.indexrelid::regclass::text AS name, pg_get_indexdef(i.indexrelid) AS definition
         FROM pg_index i
         JOIN pg_class c ON c.oid = i.indexrelid
         JOIN pg_am m ON m.oid = c.relam AND m.amname = 'btree'

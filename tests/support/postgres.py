@@ -306,9 +306,7 @@ def _docker_engine_answers() -> bool:
 def _binaries(kind: str) -> Path:
     binaries = {"embedded": _embedded_binaries(), "debian15": _DEBIAN15_BINARIES}.get(kind)
     if binaries is None:
-        raise ValueError(
-            f"no PostgreSQL binaries for {kind!r}: {SERVERS_VARIABLE} takes embedded, debian15, container"
-        )
+        raise ValueError(f"no PostgreSQL binaries for {kind!r}: {SERVERS_VARIABLE} takes embedded, debian15, container")
     return binaries
 
 
