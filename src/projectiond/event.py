@@ -149,9 +149,7 @@ class Event(Generic[D_co]):
         if metadata is None:
             metadata = {}
         if not isinstance(metadata, dict):
-            raise EventDataError(
-                f"{self._described()}: its metadata is a JSON {_json_kind(metadata)}, not an object"
-            )
+            raise EventDataError(f"{self._described()}: its metadata is a JSON {_json_kind(metadata)}, not an object")
         _set_metadata(self, metadata)
         return metadata
 
@@ -163,9 +161,7 @@ class Event(Generic[D_co]):
         """
         try:
             data_json = self._data_json
-            data = adapter.validate_json(
-                pydantic_core.to_json(self._data) if data_json is None else data_json
-            )
+            data = adapter.validate_json(pydantic_core.to_json(self._data) if data_json is None else data_json)
         except ValidationError as error:
             fault = _validation_fault(error)
         except Exception as error:  # noqa: BLE001 - validators are the author's code and may raise anything
@@ -200,9 +196,7 @@ class Event(Generic[D_co]):
 
     def __repr__(self) -> str:
         """Name the event; never its data, which may be huge or private."""
-        return (
-            f"<Event {self.sequence_number} {self.event_type!r} of {self.aggregate_type} {self.aggregate_id}>"
-        )
+        return f"<Event {self.sequence_number} {self.event_type!r} of {self.aggregate_type} {self.aggregate_id}>"
 
     def _copy_to(self, event: "Event[Any]") -> None:
         """Give another event everything that this one has, except its decoded data."""

@@ -194,9 +194,7 @@ def _load_entry_point(entry_point: importlib.metadata.EntryPoint, plugins: Plugi
         return
     if isinstance(loaded, ModuleType):
         own = (loaded.__name__, f"{loaded.__name__}.")
-        classes = [
-            c for c in _projections(loaded) if c.__module__ == own[0] or c.__module__.startswith(own[1])
-        ]
+        classes = [c for c in _projections(loaded) if c.__module__ == own[0] or c.__module__.startswith(own[1])]
         if not classes:
             plugins.faults.append(Fault(place, None, "the module has no projection of its own"))
         plugins.classes += classes

@@ -71,9 +71,7 @@ def load_projections(directories: Sequence[Path], overrides: Mapping[str, Projec
     )
 
 
-def _candidate(
-    cls: type[Projection], overrides: Mapping[str, ProjectionSettings], faults: list[Fault]
-) -> _Candidate:
+def _candidate(cls: type[Projection], overrides: Mapping[str, ProjectionSettings], faults: list[Fault]) -> _Candidate:
     """Look at one class; define it if nothing is wrong with it."""
     file, line = source_of(cls)
     found: list[Fault] = []
@@ -128,9 +126,7 @@ def _define(
     )
 
 
-def _by_event_type(
-    projection: Projection, methods: Sequence[HandlerMethod]
-) -> Mapping[str, tuple[Handler, ...]]:
+def _by_event_type(projection: Projection, methods: Sequence[HandlerMethod]) -> Mapping[str, tuple[Handler, ...]]:
     """Bind the handlers, and file each under every type that it is to be called for."""
     by_type: dict[str, list[Handler]] = {kind: [] for method in methods for kind in method.event_types}
     class_name = type(projection).__name__
@@ -178,6 +174,4 @@ def _check_overrides(
             hint = f'the nearest is "{nearest[0]}"'
         else:
             hint = "there are no projections at all"
-        faults.append(
-            Fault("settings", None, f'[projection.{name}]: no projection "{name}" was found; {hint}')
-        )
+        faults.append(Fault("settings", None, f'[projection.{name}]: no projection "{name}" was found; {hint}'))

@@ -93,9 +93,7 @@ def test_a_plugin_snippet_loads_without_a_fault(snippet: Snippet, tmp_path: Path
 
 
 @pytest.mark.parametrize("snippet", having("refused"), ids=str)
-def test_a_refused_snippet_is_refused_with_the_message_that_it_shows(
-    snippet: Snippet, tmp_path: Path
-) -> None:
+def test_a_refused_snippet_is_refused_with_the_message_that_it_shows(snippet: Snippet, tmp_path: Path) -> None:
     (tmp_path / "refused.py").write_text(snippet.code, encoding="utf-8")
     registry = load(tmp_path)
     (fault,) = registry.faults
