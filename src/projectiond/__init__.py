@@ -3,6 +3,7 @@
 This package root is what authors of projections import from; nothing else is public to them.
 """
 
+from projectiond.database import Connection
 from projectiond.errors import (
     ConfigurationError,
     ConflictError,
@@ -13,17 +14,23 @@ from projectiond.errors import (
     TransactionControlError,
     WaitTimeoutError,
 )
+from projectiond.event import Event
+from projectiond.projection import Projection, handles
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ConfigurationError",
     "ConflictError",
+    "Connection",
     "DatabaseUnavailableError",
+    "Event",
     "EventDataError",
     "PoisonError",
+    "Projection",
     "ProjectiondError",
     "TransactionControlError",
     "WaitTimeoutError",
     "__version__",
+    "handles",
 ]

@@ -1,0 +1,85 @@
+"""Applying events: handlers, read model and checkpoint in one transaction.
+
+Called by the runner, with a part of a batch that fits one transaction.  Two ways, one result:
+
+* *pipelined*: the handlers' statements are sent without waiting for their results, which is where the time of a
+  projection goes otherwise.  A statement that fails is reported later, so it cannot be told whose it was.
+* *single*: one event, one transaction, each statement waited for.  A part that failed is applied again in this
+  way, so that what precedes the bad event is committed and the bad event is known.
+
+Since nothing had been committed, applying again is never a second effect.
+
+Whatever a handler does to its connection that would break "one transaction" is an error of that handler: see
+``database`` for what is refused beforehand; a transaction that is gone by the time of the checkpoint is found here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg.pq import TransactionStatus
+
+from projectiond import checkpoint as checkpoints
+from projectiond.checkpoint import Checkpoint
+from projectiond.database import Connection
+from projectiond.definition import Definition
+from projectiond.errors import PoisonError, TransactionControlError
+from projectiond.event import Event
+from projectiond.recorder import Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one transaction applies: events in order, and the position that the checkpoint gets."""
+
+    events: Sequence[Event[Any]]
+    upto: int
+
+
+class Applier:
+    """Applies parts of one projection, and remembers which handler is at work."""
+
+    def __init__(self, definition: Definition, slot: Slot) -> None:
+        self._definition = definition
+        self._slot = slot
+        self.handler_name = ""
+
+    def apply_pipelined(self, db: Connection, checkpoint: Checkpoint, part: Part) -> Checkpoint:
+        """Apply a part without waiting for each statement; give the checkpoint that was committed."""
+        with db.pipeline():
+            return self._apply(db, checkpoint, part)
+
+    def apply_single(self, db: Connection, checkpoint: Checkpoint, part: Part) -> Checkpoint:
+        """Apply a part statement by statement; give the checkpoint that was committed."""
+        return self._apply(db, checkpoint, part)
+
+    def _apply(self, db: Connection, checkpoint: Checkpoint, part: Part) -> Checkpoint:
+        try:
+            with db.transaction():
+                with db.guarded():
+                    for event in part.events:
+                        self._handle(event, db)
+                if db.info.transaction_status is TransactionStatus.IDLE:
+                    raise TransactionControlError(
+                        "a handler ended the transaction inside a statement, so part of the batch is committed",
+                        hint="take the COMMIT or ROLLBACK out of its SQL, then rebuild the projection",
+                    )
+                last_event_id = part.events[-1].event_id if part.events else None
+                advanced = checkpoints.advance(
+                    db, checkpoint, part.upto, last_event_id=last_event_id, applied=len(part.events)
+                )
+        finally:
+            self._slot.put_down()
+        return advanced
+
+    def _handle(self, event: Event[Any], db: Connection) -> None:
+        self._slot.take(event.sequence_number)
+        for handler in self._definition.handlers_for(event.event_type):
+            self.handler_name = handler.name
+            try:
+                handler.call(event, db)
+            except Exception:
+                raise
+            except BaseException as error:
+                # SystemExit in a thread would end the runner without a word.
+                raise PoisonError(f"{handler.name} raised {type(error).__name__}") from error

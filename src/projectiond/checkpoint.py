@@ -1,0 +1,156 @@
+"""The checkpoint: one row of ``projection_checkpoints``, moved by compare-and-set.
+
+Called by the runner.  :func:`advance` is the last statement of every transaction that applies events, so the read
+model and the checkpoint are committed together or not at all.  It moves the checkpoint only from where this runner
+read it and only while the status is the one that this runner acts on.  From that follow three guarantees:
+
+* a second runner, or one that was thought dead, finds the row moved and rolls back: nothing is applied twice;
+* once ``SET status = 'paused'`` has committed, no later transaction of the projection commits (either ours held
+  the row's lock and committed first, or it waits, looks at the row again, and finds it paused);
+* after a failure of unknown outcome (the connection broke during COMMIT) the row itself says what happened.
+
+It relies on READ COMMITTED, which ``database`` sets, and on nobody else moving ``last_sequence_number`` forward.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal, cast
+from uuid import UUID
+
+import psycopg.sql
+
+from projectiond import sql
+from projectiond.database import Connection
+from projectiond.errors import ConfigurationError, ConflictError
+from projectiond.failure import printable
+
+Status = Literal["running", "paused", "rebuilding"]
+
+# A reset empties tables under an exclusive lock.  It rather comes back later than make readers queue behind it.
+RESET_LOCK_TIMEOUT: Literal["2s"] = "2s"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A projection's row as it was read.
+
+    ``is_reset`` says, while the status is rebuilding, that the tables have been emptied for this rebuild.
+    """
+
+    name: str
+    position: int
+    status: Status
+    error_message: str | None
+    is_reset: bool
+
+
+def create(db: Connection, name: str) -> bool:
+    """Make the row with position 0 unless there is one, perhaps put there by hand with a start position.
+
+    Returns:
+        Whether it was made.
+    """
+    return db.execute(sql.CREATE_CHECKPOINT, {"name": name}).rowcount == 1
+
+
+def find(db: Connection, name: str) -> Checkpoint | None:
+    """Read the row, if there is one."""
+    row = db.execute(sql.READ_CHECKPOINT, {"name": name}).fetchone()
+    if row is None:
+        return None
+    position, status, error_message, is_reset = row
+    return Checkpoint(name, position, cast("Status", status), error_message, is_reset)
+
+
+def load(db: Connection, name: str) -> Checkpoint:
+    """Read the row.
+
+    Raises:
+        ConfigurationError: The row was deleted; applying from 0 into tables that are not empty would corrupt them.
+    """
+    found = find(db, name)
+    if found is None:
+        raise ConfigurationError(
+            f'the checkpoint row of "{name}" was deleted while the projection was running',
+            hint=f'insert it again with its position, or run "projectiond rebuild {name}"',
+        )
+    return found
+
+
+def advance(db: Connection, checkpoint: Checkpoint, to: int, *, last_event_id: UUID | None, applied: int) -> Checkpoint:
+    """Move the checkpoint, as the last statement of the caller's transaction.
+
+    Args:
+        db: Inside the transaction that applied the events.
+        checkpoint: The row as this runner last read or wrote it.
+        to: The new position: settled, and not below the last event applied.
+        last_event_id: The last event applied, or ``None`` when none was.
+        applied: How many events were applied.
+
+    Returns:
+        The row as it is once the transaction has committed.
+
+    Raises:
+        ConflictError: The row is not as this runner left it; the transaction must be rolled back.
+    """
+    parameters = {
+        "name": checkpoint.name,
+        "from": checkpoint.position,
+        "to": to,
+        "status": checkpoint.status,
+        "last_event_id": last_event_id,
+        "applied": applied,
+    }
+    if db.execute(sql.ADVANCE_CHECKPOINT, parameters).fetchone() is None:
+        raise ConflictError(
+            f'the checkpoint of "{checkpoint.name}" is no longer {checkpoint.status} at {checkpoint.position}, '
+            f"after which this runner applied events up to {to}",
+            hint="nothing was committed; the row is read again",
+        )
+    return replace(checkpoint, position=to, error_message=None)
+
+
+def reset(db: Connection, checkpoint: Checkpoint, tables: tuple[str, ...], target: int) -> bool:
+    """Begin a rebuild in place: empty the tables and set the position to 0, in one transaction.
+
+    Returns:
+        Whether it was done; not, when the row has been moved or its status changed meanwhile.
+
+    Raises:
+        ConfigurationError: The projection names no tables, so there is nothing that could be emptied.
+    """
+    name = checkpoint.name
+    if not tables:
+        raise ConfigurationError(
+            f'"{name}" cannot be rebuilt: it declares no tables, so its read model cannot be emptied',
+            hint=f"set `tables = (...)` in the projection, or set the status of {name} back to running",
+        )
+    with db.transaction():
+        db.execute("SELECT set_config('lock_timeout', %s, true)", (RESET_LOCK_TIMEOUT,))
+        if db.execute(sql.RESET_CHECKPOINT, {"name": name, "from": checkpoint.position}).fetchone() is None:
+            return False
+        db.execute(psycopg.sql.SQL("TRUNCATE {} RESTART IDENTITY").format(_identifiers(tables)))
+        db.execute(sql.CLEAR_DEAD_LETTERS, {"name": name})
+        db.execute(sql.MARK_REBUILD, {"name": name, "target": target})
+    return True
+
+
+def finish_rebuild(db: Connection, checkpoint: Checkpoint) -> bool:
+    """Set a rebuild that has reached the head back to running; say whether the row was still as it was read."""
+    done = db.execute(sql.FINISH_REBUILD, {"name": checkpoint.name, "from": checkpoint.position})
+    return done.rowcount == 1
+
+
+def pause_for_fault(db: Connection, checkpoint: Checkpoint, error: str) -> bool:
+    """Pause the projection with its reason; say whether it was still where it was read and not paused already."""
+    parameters = {"name": checkpoint.name, "from": checkpoint.position, "error": printable(error)}
+    return db.execute(sql.PAUSE_FOR_FAULT, parameters).rowcount == 1
+
+
+def note_trouble(db: Connection, name: str, error: str | None) -> None:
+    """Write into the row what holds the projection back while it goes on trying, or that nothing does."""
+    db.execute(sql.NOTE_TROUBLE, {"name": name, "error": error})
+
+
+def _identifiers(tables: tuple[str, ...]) -> psycopg.sql.Composed:
+    names = (psycopg.sql.Identifier(*table.split(".")) for table in tables)
+    return psycopg.sql.SQL(", ").join(names)

@@ -1,0 +1,235 @@
+"""Connections: how they are opened, what they are set to, and what a handler may do with its own.
+
+Called by everything that talks to PostgreSQL.  All connections are in autocommit mode, so that a transaction
+exists only where the code says ``with db.transaction()``, and reads never hold a snapshot open.
+
+A handler gets a :class:`Connection` inside the batch's transaction.  That transaction is the runner's: it also
+holds the checkpoint, and ending it early would let a crash apply the batch twice.  So while handlers run
+(``with db.guarded()``) every way to end or to begin a transaction is refused: the methods, and statements that
+start with such a verb.  A verb hidden in a multi-statement string gets past that look; the runner notices it
+afterwards from the transaction's status.  Savepoints (``with db.transaction()``) are welcome.
+
+Failures are psycopg's own (``OperationalError`` when the server is away), except in :func:`connect`, whose
+message a person reads: it raises :class:`DatabaseUnavailableError` in one sentence.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, Final, LiteralString, Self
+
+import psycopg
+import psycopg.sql
+from psycopg import conninfo
+from psycopg.abc import Params, Query
+from psycopg.rows import TupleRow
+from psycopg_pool import ConnectionPool
+
+from projectiond import sql
+from projectiond.errors import ConfigurationError, DatabaseUnavailableError, TransactionControlError
+
+# PostgreSQL 14: since it (and the minor releases of that year) a prepared transaction keeps its virtual
+# transaction id, which the high-water mark relies on.
+OLDEST_SERVER: Final = 140000
+
+CONNECT_TIMEOUT_SECONDS: Final = 10
+
+# How long a runner waits for a free connection of its worker's pool before it counts as trouble and is logged.
+POOL_TIMEOUT_SECONDS: Final = 30.0
+
+_TRANSACTION_CONTROL: Final = re.compile(
+    r"""(?: \s+ | --[^\n]*\n | /\*.*?\*/ )*
+    (?: begin | commit | end | abort | start\s+transaction | prepare\s+transaction
+      | rollback (?! \s+ (?: (?:work|transaction) \s+ )? to\b ) )
+    \b""",
+    re.VERBOSE | re.IGNORECASE | re.DOTALL,
+)
+
+
+@lru_cache(maxsize=1024)
+def _is_transaction_control(statement: str) -> bool:
+    return _TRANSACTION_CONTROL.match(statement) is not None
+
+
+class _Cursor(psycopg.Cursor[TupleRow]):
+    """A cursor that refuses transaction control while its connection is guarded."""
+
+    def execute(
+        self,
+        query: Query,
+        params: Params | None = None,
+        *,
+        prepare: bool | None = None,
+        binary: bool | None = None,
+    ) -> Self:
+        connection = self.connection
+        if isinstance(connection, Connection) and connection.is_guarded:
+            connection.refuse_control(query)
+        return super().execute(query, params, prepare=prepare, binary=binary)
+
+
+class Connection(psycopg.Connection[TupleRow]):
+    """A psycopg connection; in a handler it is inside the batch's transaction.
+
+    Everything of psycopg 3 works (``execute``, ``executemany``, ``cursor``, ``transaction`` for savepoints), except
+    that a handler cannot end the transaction or close the connection.
+
+    Raises:
+        TransactionControlError: A handler called ``commit``, ``rollback`` or ``close``, or executed such a statement.
+    """
+
+    is_guarded = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - psycopg's, passed through
+        super().__init__(*args, **kwargs)
+        self.cursor_factory = _Cursor
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Refuse transaction control within the block."""
+        self.is_guarded = True
+        try:
+            yield
+        finally:
+            self.is_guarded = False
+
+    def refuse_control(self, query: Query) -> None:
+        """Raise when the statement would end or begin a transaction."""
+        match query:
+            case str():
+                statement = query
+            case bytes():
+                statement = query.decode(errors="replace")
+            case psycopg.sql.Composable():
+                statement = query.as_string(self)
+            case _:
+                # A template string (Python 3.14): its first literal part holds the verb.
+                statement = "".join(getattr(query, "strings", ())[:1])
+        if _is_transaction_control(statement):
+            raise _refusal(" ".join(statement.split())[:40])
+
+    def commit(self) -> None:
+        """Refused in a handler."""
+        if self.is_guarded:
+            raise _refusal("db.commit()")
+        super().commit()
+
+    def rollback(self) -> None:
+        """Refused in a handler."""
+        if self.is_guarded:
+            raise _refusal("db.rollback()")
+        super().rollback()
+
+    def close(self) -> None:
+        """Refused in a handler."""
+        if self.is_guarded:
+            raise _refusal("db.close()")
+        super().close()
+
+
+def _refusal(what: str) -> TransactionControlError:
+    return TransactionControlError(
+        f"a handler ran {what}, but the transaction is the daemon's",
+        hint="remove it: the read model and the checkpoint are committed together when the batch is done",
+    )
+
+
+def connect(dsn: str, *, role: str, statement_timeout_seconds: float) -> Connection:
+    """Open one connection, set up for the daemon.
+
+    Args:
+        dsn: A libpq connection string or URL.
+        role: What it is for; ends up in ``application_name`` as ``projectiond/role``.
+        statement_timeout_seconds: 0 switches the time-out off.
+
+    Raises:
+        DatabaseUnavailableError: No connection could be made; the message names the server, never the password.
+    """
+    try:
+        db = Connection.connect(dsn, **_parameters(role))
+        configure(db, statement_timeout_seconds)
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailableError(
+            f"cannot connect to {describe_target(dsn)}: {_last_line(error)}",
+            hint="check database_url, and that the server is up and accepts this user",
+        ) from error
+    return db
+
+
+def open_pool(dsn: str, *, role: str, statement_timeout_seconds: float, size: int) -> ConnectionPool[Connection]:
+    """Open a pool of at most ``size`` connections; it connects in the background and never raises here."""
+    return ConnectionPool(
+        dsn,
+        connection_class=Connection,
+        kwargs=dict(_parameters(role)),
+        configure=lambda db: configure(db, statement_timeout_seconds),
+        min_size=1,
+        max_size=size,
+        timeout=POOL_TIMEOUT_SECONDS,
+        name=role,
+        open=True,
+    )
+
+
+def configure(db: Connection, statement_timeout_seconds: float) -> None:
+    """Set the session's time-out, isolation level and keepalives."""
+    db.execute(sql.CONFIGURE_SESSION, {"statement_timeout": str(int(statement_timeout_seconds * 1000))})
+
+
+def fetch_row(db: Connection, statement: LiteralString, parameters: Mapping[str, Any] | None = None) -> TupleRow:
+    """Run a statement that gives exactly one row, and give that row."""
+    row = db.execute(statement, parameters).fetchone()
+    if row is None:
+        raise psycopg.InternalError(f"no row came back from {statement.strip()[:60]!r}")
+    return row
+
+
+def check_server(db: Connection) -> None:
+    """Refuse a server on which the guarantees would not hold.
+
+    Raises:
+        ConfigurationError: A standby (numbers become visible there in another order, and it cannot be written), or
+            a server older than PostgreSQL 14.
+    """
+    version, is_standby = fetch_row(db, sql.SERVER_FACTS)
+    if version < OLDEST_SERVER:
+        raise ConfigurationError(
+            f"the server is PostgreSQL {version // 10000}", hint="projectiond needs PostgreSQL 14 or later"
+        )
+    if is_standby:
+        raise ConfigurationError(
+            "the server is a standby, which cannot be projected from",
+            hint="point database_url at the primary (several hosts with target_session_attrs=read-write find it)",
+        )
+
+
+def describe_target(dsn: str) -> str:
+    """Name the server and database of a connection string for people, without secrets."""
+    try:
+        parts = conninfo.conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        return "the database"
+    host = parts.get("host") or parts.get("hostaddr") or "the local socket"
+    port = f":{parts['port']}" if parts.get("port") else ""
+    name = parts.get("dbname") or parts.get("user") or "default"
+    return f'database "{name}" at {host}{port}'
+
+
+def _parameters(role: str) -> Mapping[str, Any]:
+    return {
+        "autocommit": True,
+        "application_name": f"projectiond/{role}",
+        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+    }
+
+
+def _last_line(error: psycopg.Error) -> str:
+    """Keep the server's own word of libpq's many lines, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    chosen = next((line for line in lines if "FATAL:" in line), lines[0])
+    for mark in ("FATAL:", " failed:", "connection is bad:"):
+        chosen = chosen.rpartition(mark)[2]
+    return chosen.strip()

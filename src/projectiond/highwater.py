@@ -1,0 +1,177 @@
+"""The high-water mark: up to which sequence number is everything settled?
+
+Settled means: visible to every later statement, or dead for ever.  Numbers are handed out before commit, so a
+reader may see 102 while 101 is still in flight, and 101 may also never come (rollback).  A projection that read past
+101 would lose it.  The mark H is the answer, and it is proven, never timed:
+
+1. *Sighting* (one statement): the end of the gapless run that begins at H + 1, and the largest visible number U.
+   What is in the run is committed, so H moves to its end with no further question.
+2. At a gap, the *lockers* (a later, separate statement): the transactions that hold RowExclusiveLock on
+   ``event_store``.  An INSERT or COPY takes that lock before it evaluates the column default that draws the number,
+   and the lock is released only after the commit has become visible.  So any transaction that can still fill a
+   gap below U is among them.
+3. *(U, lockers)* is remembered as a window.  Each later look drops the lockers that have gone.  When none is left,
+   H = U.  Events up to U are read in a still later statement: what is not there by then never will be.
+
+Why the two statements must be separate: a statement's snapshot is taken at its start, while pg_locks is read as it
+runs.  In one statement a writer that commits between the two would be in neither.
+
+Why one transaction keeps one name: a virtual transaction id stays with the transaction when it is prepared
+(checked on PostgreSQL 15 and 18), but not over a restart of the server.  So windows live no longer than the
+connection on which they were seen: :meth:`HighWaterMark.reopen` drops them.
+
+Several windows may be open, so that a new gap need not wait for the last one's end.  When there are too many the
+newest is widened instead, which is still right and only later.
+
+Where H begins: at the mark that was proven before, not at the largest checkpoint, for a checkpoint may have been
+set by hand ("start from now") and then proves nothing.  It is kept only while the mark is held: without a holder
+the first look proves everything anyway.
+
+Called by the watcher of each worker, from one thread.  Readers elsewhere take only :attr:`HighWaterMark.settled`.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from projectiond import sql
+from projectiond.database import Connection, fetch_row
+
+# How far one look follows a gapless run.  Some 1,000 index entries cost less than the round trip.
+RUN_LIMIT: Final = 1000
+
+# More open windows than writers that commit between two looks are of no use.
+MAX_WINDOWS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What one statement saw above the mark: the gapless run's end, and the largest visible number."""
+
+    run_end: int
+    largest: int
+
+
+@dataclass(slots=True)
+class Window:
+    """Everything up to ``upper`` is settled once none of ``lockers`` is left."""
+
+    upper: int
+    lockers: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A transaction that holds the mark; ``None`` where the server does not let us see it."""
+
+    pid: int | None
+    application: str | None
+    user: str | None
+    state: str | None
+    open_seconds: float | None
+    gid: str | None
+
+    def __str__(self) -> str:
+        """Say who it is, as in ``pid 812 (app "import", open 43 s)``."""
+        who = f'prepared transaction "{self.gid}"' if self.pid is None else f"pid {self.pid}"
+        facts = [
+            f'app "{self.application}"' if self.application else "",
+            f'user "{self.user}"' if self.user else "",
+            self.state or "",
+            f"open {self.open_seconds:.0f} s" if self.open_seconds is not None else "",
+        ]
+        told = ", ".join(fact for fact in facts if fact)
+        return f"{who} ({told})" if told else who
+
+
+class HighWaterMark:
+    """The mark of one worker: pure decisions over readings, and :meth:`look` which takes the readings."""
+
+    def __init__(self, settled: int = 0) -> None:
+        self.settled = settled
+        self._windows: deque[Window] = deque()
+        self._largest_seen = settled
+
+    def __repr__(self) -> str:
+        return f"<HighWaterMark settled={self.settled} windows={len(self._windows)}>"
+
+    @property
+    def is_held(self) -> bool:
+        """Whether something visible is not yet settled."""
+        return bool(self._windows)
+
+    @property
+    def blockers(self) -> frozenset[str]:
+        """The virtual transaction ids that the next window still waits for."""
+        return self._windows[0].lockers if self._windows else frozenset()
+
+    def reopen(self, db: Connection) -> None:
+        """Begin on a new connection: forget the windows, and whatever the store has never heard of."""
+        self._windows.clear()
+        end = read_store_end(db)
+        db.execute(sql.FORGET_PROVEN_MARK, {"end": end})
+        row = db.execute(sql.READ_PROVEN_MARK).fetchone()
+        proven = row[0] if row else 0
+        self.settled = max(self.settled if self.settled <= end else 0, proven)
+
+    def look(self, db: Connection) -> bool:
+        """Take the readings that are needed now; say whether the mark has moved."""
+        before = self.settled
+        if self.see(_read_sighting(db, self.settled)):
+            # A statement of its own: see the module's text.
+            self.account(_read_lockers(db))
+        return self.settled != before
+
+    def see(self, sighting: Sighting) -> bool:
+        """Take in a sighting made at the current mark; say whether the lockers must be asked.
+
+        The largest number seen is remembered as a window whose lockers are not known yet.
+        """
+        self.settled = max(self.settled, sighting.run_end)
+        while self._windows and self._windows[0].upper <= self.settled:
+            self._windows.popleft()
+        self._largest_seen = sighting.largest
+        return bool(self._windows) or sighting.largest > self.settled
+
+    def account(self, lockers: frozenset[str]) -> None:
+        """Take in the lockers, read in a statement that began after the last sighting's had ended."""
+        for window in self._windows:
+            window.lockers &= lockers
+        self._open_window(self._largest_seen, lockers)
+        while self._windows and not self._windows[0].lockers:
+            self.settled = max(self.settled, self._windows.popleft().upper)
+
+    def _open_window(self, upper: int, lockers: frozenset[str]) -> None:
+        if upper <= self.settled:
+            return
+        newest = self._windows[-1] if self._windows else None
+        if newest is None or (upper > newest.upper and newest.lockers != lockers and len(self._windows) < MAX_WINDOWS):
+            self._windows.append(Window(upper, lockers))
+        elif upper > newest.upper:
+            # The lockers of now cover every number up to the new upper, so they cover the old window's too.
+            newest.upper, newest.lockers = upper, lockers
+
+
+def _read_sighting(db: Connection, settled: int) -> Sighting:
+    run_end, largest = fetch_row(db, sql.SIGHTING, {"settled": settled, "run_limit": RUN_LIMIT})
+    return Sighting(run_end, largest)
+
+
+def _read_lockers(db: Connection) -> frozenset[str]:
+    return frozenset(row[0] for row in db.execute(sql.LOCKERS))
+
+
+def describe_holders(db: Connection, lockers: frozenset[str]) -> Sequence[Holder]:
+    """Say who these transactions are, for the log and the status command; those that have ended are left out."""
+    return [Holder(*row) for row in db.execute(sql.DESCRIBE_LOCKERS, {"lockers": sorted(lockers)})]
+
+
+def keep_proven_mark(db: Connection, mark: int) -> None:
+    """Remember a proven mark over restarts."""
+    db.execute(sql.WRITE_PROVEN_MARK, {"mark": mark})
+
+
+def read_store_end(db: Connection) -> int:
+    """Give the number above which none was ever drawn."""
+    return int(fetch_row(db, sql.STORE_END)[0])

@@ -1,0 +1,30 @@
+"""A projection's limits: what its class or its table in the settings file says, else what the settings say.
+
+Made by the worker when it starts a runner.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from projectiond.definition import Definition
+from projectiond.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much a runner does at once, and what it does with a poison event."""
+
+    batch_size: int
+    checkpoint_every: int
+    max_attempts: int
+    on_error: Literal["pause", "skip"]
+
+
+def resolve_limits(definition: Definition, settings: Settings) -> Limits:
+    """Give the limits of one projection; the registry has merged class and file already."""
+    return Limits(
+        batch_size=definition.batch_size or settings.batch_size,
+        checkpoint_every=definition.checkpoint_every or settings.checkpoint_every,
+        max_attempts=definition.max_attempts or settings.max_attempts,
+        on_error=definition.on_error or settings.on_error,
+    )

@@ -1,0 +1,94 @@
+"""What a projection needs before its first event: its own tables and its checkpoint row.
+
+Called by the runner before its first step and after each pause for a fault.  Idempotent; the author's DDL is run
+each time in one transaction, under a lock that keeps two workers from creating the same table at the same moment.
+
+Refuses to begin at 0 on tables that hold rows already: they were filled by something whose position is not known,
+and applying every event again would count it twice.
+"""
+
+from typing import Final
+
+import psycopg
+import psycopg.sql
+
+from projectiond import checkpoint as checkpoints
+from projectiond import sql
+from projectiond.database import Connection
+from projectiond.definition import Definition
+from projectiond.errors import ConfigurationError
+from projectiond.failure import describe, is_transient
+
+# DDL waits for readers of the table, and everybody else waits behind the DDL.  Rather try again later.
+LOCK_TIMEOUT: Final = "5s"
+
+
+def prepare(db: Connection, definition: Definition, *, is_first_time: bool) -> None:
+    """Apply the projection's schema, see that its tables are there, and make its checkpoint row.
+
+    Args:
+        db: In autocommit mode.
+        definition: The projection.
+        is_first_time: Whether this runner has not yet seen the row; a row deleted later is not made again.
+
+    Raises:
+        ConfigurationError: The schema is refused by PostgreSQL, a table is missing, or the tables hold rows of
+            unknown origin.
+    """
+    if is_first_time and checkpoints.create(db, definition.name):
+        _refuse_foreign_rows(db, definition)
+    with db.transaction():
+        apply_schema(db, definition)
+        missing = missing_tables(db, definition)
+        if missing:
+            raise ConfigurationError(
+                f'"{definition.name}" declares tables that do not exist: {", ".join(missing)}',
+                hint=f"create them in `schema` of {definition.source}, or by a migration",
+            )
+
+
+def apply_schema(db: Connection, definition: Definition) -> None:
+    """Run the author's DDL inside the caller's transaction.
+
+    Raises:
+        ConfigurationError: PostgreSQL refuses it; the message holds its reason.
+    """
+    if not definition.schema.strip():
+        return
+    db.execute("SELECT set_config('lock_timeout', %s, true)", (LOCK_TIMEOUT,))
+    db.execute(sql.LOCK_SCHEMA, {"key": sql.SCHEMA_KEY})
+    try:
+        with db.guarded():
+            db.execute(definition.schema.encode())
+    except psycopg.Error as error:
+        if is_transient(error):
+            raise
+        raise ConfigurationError(
+            f'the schema of "{definition.name}" ({definition.source}) is refused: {describe(error)}',
+            hint="mend it, then set the status to running",
+        ) from error
+
+
+def missing_tables(db: Connection, definition: Definition) -> list[str]:
+    """Give the tables that the projection declares but that do not exist."""
+    return [table for table in definition.tables if not _exists(db, table)]
+
+
+def _refuse_foreign_rows(db: Connection, definition: Definition) -> None:
+    for table in definition.tables:
+        if not _exists(db, table):
+            continue
+        name = psycopg.sql.Identifier(*table.split("."))
+        row = db.execute(psycopg.sql.SQL("SELECT EXISTS (SELECT FROM {})").format(name)).fetchone()
+        if row is not None and row[0]:
+            raise ConfigurationError(
+                f'"{definition.name}" has no checkpoint yet, but its table {table} already holds rows',
+                hint=f'run "projectiond rebuild {definition.name}", or set last_sequence_number of its checkpoint to '
+                "the last event that they contain and the status to running",
+            )
+
+
+def _exists(db: Connection, table: str) -> bool:
+    name = psycopg.sql.Identifier(*table.split(".")).as_string(db)
+    row = db.execute("SELECT to_regclass(%s) IS NOT NULL", (name,)).fetchone()
+    return row is not None and bool(row[0])

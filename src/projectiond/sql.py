@@ -1,0 +1,354 @@
+"""Every statement that the daemon runs on its own behalf, each a named constant.
+
+Called by the modules of the data path; nothing here runs anything.  Beside each statement stands what it takes,
+what it gives, which locks it holds and which index serves it, so that whoever reads a slow-query log can find
+its place here.  Parameters are psycopg's named ones.  Table names are resolved by the session's ``search_path``.
+"""
+
+from typing import Final, LiteralString
+
+# The advisory locks' keys are eight ASCII letters read as one big-endian integer: findable in pg_locks, and
+# unlikely to be an application's own.  schema.sql holds the doorbell's key too; a test keeps the two equal.
+DOORBELL_KEY: Final = int.from_bytes(b"projbell", "big")
+WORKERS_KEY: Final = int.from_bytes(b"projwork", "big")
+SCHEMA_KEY: Final = int.from_bytes(b"projddl!", "big")
+
+DOORBELL_CHANNEL: Final = "projectiond_doorbell"
+STATUS_CHANNEL: Final = "projectiond_status"
+
+# --- session -------------------------------------------------------------------------------------------------
+
+# Parameters: statement_timeout (text, milliseconds).  The isolation level matters: the compare-and-set of the
+# checkpoint relies on READ COMMITTED's second look at a row that changed while it waited.
+# The keepalives make the server notice within some 15 s that our machine has gone.
+CONFIGURE_SESSION: LiteralString = """
+SELECT
+    set_config('statement_timeout', %(statement_timeout)s, false),
+    set_config('default_transaction_isolation', 'read committed', false),
+    set_config('tcp_keepalives_idle', '5', false),
+    set_config('tcp_keepalives_interval', '3', false),
+    set_config('tcp_keepalives_count', '3', false),
+    set_config('tcp_user_timeout', '15000', false)
+"""
+
+# Rows: one (server_version_num, is_standby).
+SERVER_FACTS: LiteralString = """
+SELECT
+    current_setting('server_version_num')::int,
+    pg_is_in_recovery()
+"""
+
+# Parameters: key.  Held until the end of the transaction: one worker at a time runs DDL.
+LOCK_SCHEMA: LiteralString = "SELECT pg_advisory_xact_lock(%(key)s)"
+
+# --- high-water mark -----------------------------------------------------------------------------------------
+
+# Parameters: settled, run_limit.  Rows: one (run_end, largest): the end of the gapless run that begins at
+# settled + 1 (settled itself when there is none), and the largest visible number (0 in an empty store).
+# Index: the unique one on sequence_number, at most run_limit entries of it and its last.
+SIGHTING: LiteralString = """
+SELECT
+    coalesce(max(seen.sequence_number) FILTER (WHERE seen.sequence_number - seen.place = %(settled)s), %(settled)s),
+    coalesce((SELECT max(sequence_number) FROM event_store), 0)
+FROM (
+    SELECT
+        above.sequence_number,
+        row_number() OVER (ORDER BY above.sequence_number) AS place
+    FROM (
+        SELECT sequence_number
+        FROM event_store
+        WHERE sequence_number > %(settled)s
+        ORDER BY sequence_number
+        LIMIT %(run_limit)s
+    ) AS above
+) AS seen
+"""
+
+# Rows: one for each transaction that holds RowExclusiveLock on event_store or a partition of it: any transaction
+# that may still commit a number that it drew before this statement began.  A prepared transaction keeps the
+# virtual transaction id of the session that prepared it.  Locks: none (reads the lock table).
+LOCKERS: LiteralString = """
+SELECT DISTINCT held.virtualtransaction
+FROM pg_locks AS held
+WHERE held.locktype = 'relation'
+    AND held.mode = 'RowExclusiveLock'
+    AND held.granted
+    AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND held.relation IN (
+        SELECT to_regclass('event_store')::oid
+        UNION ALL
+        SELECT relid::oid FROM pg_partition_tree(to_regclass('event_store'))
+    )
+"""
+
+# Parameters: lockers (text[]).  Rows: (pid, application, user, state, open_seconds, gid) for each of these
+# transactions, the oldest first; pid is null and gid is set for a prepared transaction.  For people: what
+# a role may not see of other sessions is null.
+DESCRIBE_LOCKERS: LiteralString = """
+SELECT DISTINCT ON (held.virtualtransaction)
+    held.pid,
+    session.application_name,
+    session.usename::text,
+    session.state,
+    extract(epoch FROM clock_timestamp() - coalesce(session.xact_start, prepared.prepared))::float8,
+    prepared.gid
+FROM pg_locks AS held
+LEFT JOIN pg_stat_activity AS session
+    ON session.pid = held.pid
+LEFT JOIN pg_prepared_xacts AS prepared
+    ON held.pid IS NULL
+    AND prepared.transaction = held.transactionid
+WHERE held.virtualtransaction = ANY(%(lockers)s)
+ORDER BY held.virtualtransaction, prepared.gid NULLS LAST, held.pid
+"""
+
+# Rows: one (end): no number above it was ever drawn.  sequence_number's own sequence is asked as well as the
+# table, for events may have been deleted and numbers may have been burnt.
+STORE_END: LiteralString = """
+SELECT greatest(
+    coalesce((SELECT max(sequence_number) FROM event_store), 0),
+    coalesce(pg_sequence_last_value(pg_get_serial_sequence('event_store', 'sequence_number')::regclass), 0)
+)
+"""
+
+# Rows: one (largest): the largest visible sequence number, 0 in an empty store.
+STORE_HEAD: LiteralString = """
+SELECT coalesce(max(sequence_number), 0)
+FROM event_store
+"""
+
+# Rows: one (mark) or none.
+READ_PROVEN_MARK: LiteralString = """
+SELECT mark
+FROM projectiond_high_water_mark
+"""
+
+# Parameters: mark.  Only ever raises it: another worker may have proven more.
+WRITE_PROVEN_MARK: LiteralString = """
+INSERT INTO projectiond_high_water_mark AS kept (singleton, mark, proven_at)
+VALUES (true, %(mark)s, now())
+ON CONFLICT (singleton) DO UPDATE
+SET mark = excluded.mark,
+    proven_at = excluded.proven_at
+WHERE kept.mark < excluded.mark
+"""
+
+# Parameters: end.  A mark beyond the end of the store belongs to a history that is gone.
+FORGET_PROVEN_MARK: LiteralString = """
+DELETE FROM projectiond_high_water_mark
+WHERE mark > %(end)s
+"""
+
+# --- doorbell ------------------------------------------------------------------------------------------------
+
+# Rows: one (armed).  Takes the exclusive session lock, or returns at once: it never waits, for an exclusive
+# request in the queue would make every writer's try fail.
+ARM_DOORBELL: LiteralString = "SELECT pg_try_advisory_lock(%(key)s)"
+
+# Rows: one (armed elsewhere): another session holds the bell exclusively.
+DOORBELL_ARMED_ELSEWHERE: LiteralString = """
+SELECT EXISTS (
+    SELECT
+    FROM pg_locks
+    WHERE locktype = 'advisory'
+        AND mode = 'ExclusiveLock'
+        AND granted
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND objsubid = 1
+        AND (classid::bigint << 32) | objid::bigint = %(key)s
+        AND pid <> pg_backend_pid()
+)
+"""
+
+# Rows: one.  Unlocks at once and notifies at its commit: in this order, for who hears it tries to arm.
+DISARM_DOORBELL: LiteralString = "SELECT pg_advisory_unlock(%(key)s), pg_notify(%(channel)s, 'disarmed')"
+
+# --- reader --------------------------------------------------------------------------------------------------
+
+# Parameters: after, upto, event_types (text[]), batch_size.  Rows: at most batch_size events in order.
+# Both bounds matter: nothing above the mark is read, and a sparse filter scans a bounded range.
+# Index: (event_type, sequence_number) or the unique one on sequence_number, whichever costs less.
+READ_EVENTS: LiteralString = """
+SELECT
+    event_id,
+    aggregate_id,
+    aggregate_type,
+    event_type,
+    event_data,
+    metadata,
+    version,
+    sequence_number,
+    created_at
+FROM event_store
+WHERE sequence_number > %(after)s
+    AND sequence_number <= %(upto)s
+    AND event_type = ANY(%(event_types)s)
+ORDER BY sequence_number
+LIMIT %(batch_size)s
+"""
+
+# As READ_EVENTS, for a projection that takes every type.
+READ_ALL_EVENTS: LiteralString = """
+SELECT
+    event_id,
+    aggregate_id,
+    aggregate_type,
+    event_type,
+    event_data,
+    metadata,
+    version,
+    sequence_number,
+    created_at
+FROM event_store
+WHERE sequence_number > %(after)s
+    AND sequence_number <= %(upto)s
+ORDER BY sequence_number
+LIMIT %(batch_size)s
+"""
+
+# --- checkpoint ----------------------------------------------------------------------------------------------
+
+# Parameters: name.  Rows: one (last_sequence_number, status, error_message, whether a rebuild's reset has been done),
+# or none when there is no row.
+READ_CHECKPOINT: LiteralString = """
+SELECT
+    kept.last_sequence_number,
+    kept.status,
+    kept.error_message,
+    rebuild.projection_name IS NOT NULL
+FROM projection_checkpoints AS kept
+LEFT JOIN projection_rebuilds AS rebuild USING (projection_name)
+WHERE kept.projection_name = %(name)s
+"""
+
+# Parameters: name.  A row that is there already is left as it is: it may hold a start position set by hand.
+CREATE_CHECKPOINT: LiteralString = """
+INSERT INTO projection_checkpoints (projection_name)
+VALUES (%(name)s)
+ON CONFLICT (projection_name) DO NOTHING
+"""
+
+# Parameters: name, from, to, status, last_event_id (may be null), applied.  The compare-and-set that
+# ends every transaction: one row comes back, or somebody else moved the checkpoint or changed the status.
+# Locks: the row, until the COMMIT that follows at once.  Index: the primary key.
+ADVANCE_CHECKPOINT: LiteralString = """
+UPDATE projection_checkpoints
+SET last_sequence_number = %(to)s,
+    last_event_id = coalesce(%(last_event_id)s, last_event_id),
+    last_processed_at = now(),
+    events_processed = events_processed + %(applied)s,
+    error_message = NULL
+WHERE projection_name = %(name)s
+    AND last_sequence_number = %(from)s
+    AND status = %(status)s
+RETURNING last_sequence_number
+"""
+
+# Parameters: name, from, error.  Rows updated: 0 when the projection moved on or was paused meanwhile.
+PAUSE_FOR_FAULT: LiteralString = """
+UPDATE projection_checkpoints
+SET status = 'paused',
+    error_message = %(error)s
+WHERE projection_name = %(name)s
+    AND last_sequence_number = %(from)s
+    AND status <> 'paused'
+"""
+
+# Rows: (projection_name, last_sequence_number, status) of every projection: the backstop for a lost notification.
+READ_STATUSES: LiteralString = """
+SELECT projection_name, last_sequence_number, status
+FROM projection_checkpoints
+"""
+
+# Parameters: name, error.  Says what holds a projection back that goes on trying.
+NOTE_TROUBLE: LiteralString = """
+UPDATE projection_checkpoints
+SET error_message = %(error)s
+WHERE projection_name = %(name)s
+    AND status <> 'paused'
+"""
+
+# --- rebuild in place ----------------------------------------------------------------------------------------
+
+# Parameters: name, from.  Rows: one, or none when the row has moved or its status is another now.  It comes first
+# in the reset's transaction: the row's lock keeps another runner from committing before the tables are empty.
+RESET_CHECKPOINT: LiteralString = """
+UPDATE projection_checkpoints
+SET last_sequence_number = 0,
+    last_event_id = NULL,
+    last_processed_at = now(),
+    events_processed = 0,
+    error_message = NULL
+WHERE projection_name = %(name)s
+    AND last_sequence_number = %(from)s
+    AND status = 'rebuilding'
+RETURNING last_sequence_number
+"""
+
+# Parameters: name.  What the old history could not apply is tried again by the new one.
+CLEAR_DEAD_LETTERS: LiteralString = """
+DELETE FROM projection_dead_letters
+WHERE projection_name = %(name)s
+"""
+
+# Parameters: name, target.  The row says that the reset has been done: a restart then goes on.
+MARK_REBUILD: LiteralString = """
+INSERT INTO projection_rebuilds (projection_name, started_at, target_sequence_number)
+VALUES (%(name)s, now(), %(target)s)
+"""
+
+# Parameters: name, from.  The status trigger removes the rebuild's marker.
+FINISH_REBUILD: LiteralString = """
+UPDATE projection_checkpoints
+SET status = 'running'
+WHERE projection_name = %(name)s
+    AND last_sequence_number = %(from)s
+    AND status = 'rebuilding'
+"""
+
+# --- dead letters --------------------------------------------------------------------------------------------
+
+# Parameters: name, sequence_number, handler, error, attempts.  The event is copied by the server, byte for byte.
+KEEP_DEAD_LETTER: LiteralString = """
+INSERT INTO projection_dead_letters
+    (projection_name, sequence_number, event_id, event_type, aggregate_id, event_data, handler, error, attempts,
+     failed_at)
+SELECT
+    %(name)s, sequence_number, event_id, event_type, aggregate_id, event_data, %(handler)s, %(error)s, %(attempts)s,
+    now()
+FROM event_store
+WHERE sequence_number = %(sequence_number)s
+ON CONFLICT (projection_name, sequence_number) DO UPDATE
+SET handler = excluded.handler,
+    error = excluded.error,
+    attempts = excluded.attempts,
+    failed_at = excluded.failed_at
+"""
+
+# --- leases --------------------------------------------------------------------------------------------------
+
+# Parameters: key.
+TRY_LEASE: LiteralString = "SELECT pg_try_advisory_lock(%(key)s)"
+RELEASE_LEASE: LiteralString = "SELECT pg_advisory_unlock(%(key)s)"
+REGISTER_WORKER: LiteralString = "SELECT pg_advisory_lock_shared(%(key)s)"
+
+# Parameters: key.  Rows: one (count): sessions that hold the workers' lock in shared mode, this one included.
+LIVE_WORKERS: LiteralString = """
+SELECT count(*)
+FROM pg_locks
+WHERE locktype = 'advisory'
+    AND mode = 'ShareLock'
+    AND granted
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND objsubid = 1
+    AND (classid::bigint << 32) | objid::bigint = %(key)s
+"""
+
+# --- for people ----------------------------------------------------------------------------------------------
+
+# Parameters: sequence_number.  Rows: one (event_type, event_id), or none.
+NAME_EVENT: LiteralString = """
+SELECT event_type, event_id
+FROM event_store
+WHERE sequence_number = %(sequence_number)s
+"""

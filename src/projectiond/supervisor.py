@@ -1,0 +1,218 @@
+"""The supervisor: ``projectiond run``.  It keeps worker processes alive and ends them in order.
+
+It loads no plugin and runs no handler, so nothing of an author's can bring it down.  What it does, once a fifth of
+a second or when a signal arrives::
+
+    SIGTERM, SIGINT ──▶ drain: workers finish the transactions in hand; a second signal, or drain_seconds: kill
+    a worker died ────▶ say why, count it against the events in hand, start another after a pause that grows
+    a handler hangs ──▶ kill its worker (the flight recorder says which event it is)
+    a worker is mute ─▶ kill it
+    systemd ──────────▶ READY=1 when every worker works, STATUS=, WATCHDOG=1
+
+Signals are taken synchronously (``sigtimedwait``), so there are no handlers and nothing can interrupt a step.  When
+the supervisor itself is killed, workers see their standard input end, and drain by themselves.
+"""
+
+import random
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import psycopg
+
+from projectiond import checkpoint as checkpoints
+from projectiond import logs, sql, systemd
+from projectiond.child import Child
+from projectiond.database import connect
+from projectiond.errors import ConfigurationError, DatabaseUnavailableError
+from projectiond.settings import Settings
+from projectiond.suspicion import Suspicion, Verdict
+from projectiond.wire import Briefing
+
+TICK_SECONDS: Final = 0.2
+
+# A worker that dies at once is started again after about this long, then after twice as long, and so on.
+FIRST_RESTART_SECONDS: Final = 0.5
+LONGEST_RESTART_SECONDS: Final = 30.0
+
+# A worker that lived this long was not dying of its start.
+HEALTHY_SECONDS: Final = 60.0
+
+# The main thread of a worker beats each second; this is also what connecting to a dead server may take.
+SILENT_SECONDS: Final = 30.0
+
+_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
+
+log = logs.get_logger()
+
+
+@dataclass(slots=True)
+class Post:
+    """One of the places for a worker: who has it, or when the next one gets it."""
+
+    number: int
+    child: Child | None = None
+    failures: int = 0
+    start_at: float = 0.0
+
+
+class Supervisor:
+    """Runs ``settings.workers`` worker processes until a signal or ``until`` says that it is over."""
+
+    def __init__(self, settings: Settings, *, until: Callable[[], bool] = lambda: False) -> None:
+        self._settings = settings
+        self._until = until
+        self._posts = [Post(number) for number in range(1, settings.workers + 1)]
+        self._suspicion = Suspicion(settings.max_attempts)
+        self._verdicts: list[Verdict] = []
+        self._is_ready = False
+        self._watchdog_seconds = systemd.watchdog_interval_seconds()
+        self._watchdog_at = 0.0
+
+    def run(self) -> int:
+        """Supervise; give the exit code.
+
+        Raises:
+            ConfigurationError: No worker can run, whatever is tried; the log says why.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            log.info(logs.DAEMON_STARTED, workers=len(self._posts))
+            while not self._until():
+                caught = signal.sigtimedwait(_SIGNALS, TICK_SECONDS)
+                if caught is not None and caught.si_signo != signal.SIGCHLD:
+                    log.info(logs.DAEMON_DRAINING, signal=signal.Signals(caught.si_signo).name)
+                    break
+                self._tend()
+            return self._drain()
+        finally:
+            for child in self._children():
+                child.kill()
+                child.close()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+    def _children(self) -> list[Child]:
+        return [post.child for post in self._posts if post.child is not None]
+
+    # --- while all is well
+
+    def _tend(self) -> None:
+        for post in self._posts:
+            if post.child is None:
+                self._start(post)
+            elif (exit_code := post.child.exit_code()) is not None:
+                self._bury(post, post.child, exit_code)
+            else:
+                self._check(post, post.child)
+        self._execute_verdicts()
+        self._tell_systemd()
+
+    def _start(self, post: Post) -> None:
+        if time.monotonic() >= post.start_at:
+            post.child = Child(post.number, Briefing(self._settings, self._suspicion.careful_upto))
+
+    def _check(self, post: Post, child: Child) -> None:
+        """Kill a worker in which a handler hangs, or whose main thread is mute."""
+        limit = self._settings.handler_timeout_seconds
+        stuck = [item for item in child.in_hand() if item.seconds > limit]
+        if stuck:
+            reason = f"its handler had not returned after {limit:g} s"
+        elif child.silent_seconds > max(limit, SILENT_SECONDS):
+            reason = f"its worker was mute for {child.silent_seconds:.0f} s"
+        else:
+            return
+        log.error(
+            logs.WORKER_KILLED,
+            worker=post.number,
+            reason=reason,
+            in_hand=[f"{item.projection} at {item.sequence_number}" for item in stuck],
+        )
+        child.kill()
+        self._verdicts += self._suspicion.note_death(stuck, reason)
+        self._vacate(post, child)
+
+    def _bury(self, post: Post, child: Child, exit_code: int) -> None:
+        if child.has_refused:
+            raise ConfigurationError(
+                "no projection can be run",
+                hint='mend what the log names, or see "projectiond check"; "projectiond new NAME" writes a first one',
+            )
+        in_hand = child.in_hand()
+        how = f"signal {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
+        log.error(
+            logs.WORKER_EXITED,
+            worker=post.number,
+            how=how,
+            in_hand=[f"{item.projection} at {item.sequence_number}" for item in in_hand],
+        )
+        self._verdicts += self._suspicion.note_death(in_hand, f"its worker ended with {how}")
+        self._vacate(post, child)
+
+    def _vacate(self, post: Post, child: Child) -> None:
+        """Let go of a dead worker, and decide when the next one is started."""
+        post.failures = 0 if time.monotonic() - child.started_at > HEALTHY_SECONDS else post.failures + 1
+        child.close()
+        post.child = None
+        pause = min(FIRST_RESTART_SECONDS * 2.0**post.failures, LONGEST_RESTART_SECONDS)
+        pause *= random.uniform(0.5, 1.0)  # noqa: S311 - spreads restarts, guards no secret
+        post.start_at = time.monotonic() + pause
+        log.info(logs.WORKER_RESTARTING, worker=post.number, seconds=round(pause, 1))
+
+    def _execute_verdicts(self) -> None:
+        """Pause what workers keep dying over; a verdict waits for a database that is away."""
+        for verdict in list(self._verdicts):
+            try:
+                self._pause(verdict)
+            except (psycopg.Error, DatabaseUnavailableError):
+                return
+            self._verdicts.remove(verdict)
+
+    def _pause(self, verdict: Verdict) -> None:
+        dsn = self._settings.database_dsn() or ""
+        with connect(dsn, role="supervisor", statement_timeout_seconds=10) as db:
+            kept = checkpoints.find(db, verdict.projection)
+            row = db.execute(sql.NAME_EVENT, {"sequence_number": verdict.sequence_number}).fetchone()
+            if kept is None or row is None or kept.position >= verdict.sequence_number:
+                return
+            error = (
+                f'event {verdict.sequence_number} ("{row[0]}", id {row[1]}): {verdict.reason}, {verdict.deaths} times; '
+                "mend the handler, then set the status to running"
+            )
+            checkpoints.pause_for_fault(db, kept, error)
+        log.error(logs.PROJECTION_PAUSED, projection=verdict.projection, error=error)
+
+    def _tell_systemd(self) -> None:
+        ready = sum(child.is_ready for child in self._children())
+        if not self._is_ready and ready == len(self._posts):
+            self._is_ready = True
+            systemd.notify_ready()
+        now = time.monotonic()
+        if self._watchdog_seconds is not None and now >= self._watchdog_at:
+            self._watchdog_at = now + self._watchdog_seconds
+            systemd.notify_watchdog()
+            systemd.notify_status(f"{ready} of {len(self._posts)} workers are at work")
+
+    # --- the end
+
+    def _drain(self) -> int:
+        systemd.notify_stopping()
+        for child in self._children():
+            child.drain()
+        deadline = time.monotonic() + self._settings.drain_seconds
+        while (left := [child for child in self._children() if child.exit_code() is None]) and (
+            time.monotonic() < deadline
+        ):
+            caught = signal.sigtimedwait(_SIGNALS, TICK_SECONDS)
+            if caught is not None and caught.si_signo != signal.SIGCHLD:
+                break
+        for child in left:
+            child.kill()
+            log.error(
+                logs.WORKER_KILLED,
+                worker=child.number,
+                reason="it had not drained in time, or a second signal came",
+            )
+        log.info(logs.DAEMON_STOPPED, killed=len(left))
+        return 1 if left else 0

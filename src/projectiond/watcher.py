@@ -1,0 +1,238 @@
+"""The watcher: one thread of a worker that knows how far the store is settled, and sleeps when nothing happens.
+
+It owns the worker's doorbell and high-water mark, on one connection of its own.  Started by the worker, which hands
+it two callbacks: the mark has moved, and the status of a projection has changed (both only set events, they never
+block).  Runners read :attr:`Watcher.settled`; nothing else crosses threads.
+
+What it does, as states::
+
+    looking ──quiet for LINGER──▶ arm ──got it──▶ look once more ──nothing──▶ asleep (LISTEN)
+       ▲                           │ a writer is in flight              │ notification, or the poll
+       └───────────────────────────┴────────────────────────────────────┘
+
+Looking costs a query each time, so the pause between looks grows with the time that nothing has moved: a millisecond
+at first, a twentieth of the waiting time later.  After an append that is at most five per cent on top of whatever
+was waited for; behind a transaction that stays open for minutes it is some 20 small queries a second.
+
+The poll is the backstop for everything that can silence the bell: a crash of whoever armed it, a trigger disabled
+for a bulk load, a connection pooler.  With ``wakeup = "poll"`` there is nothing else.
+
+When the connection breaks, the mark stays where it is (nothing moves, nothing is lost), the watcher says so and
+reconnects; runners go on up to the mark meanwhile.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, Literal
+
+import psycopg
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, sleep_using_event, stop_when_event_set
+from tenacity.wait import wait_exponential_jitter
+
+from projectiond import logs, sql
+from projectiond.database import Connection, check_server, connect
+from projectiond.doorbell import Arming, Doorbell
+from projectiond.errors import ProjectiondError
+from projectiond.failure import describe
+from projectiond.highwater import HighWaterMark, describe_holders, keep_proven_mark
+
+# How long it must have been quiet before the bell is armed.  Above some 50 appends a second none is notified at
+# all; below that the cost of a notification does not matter.
+LINGER_SECONDS: Final = 0.02
+
+# The pause between looks: this share of the time that nothing has moved, within these bounds.
+PAUSE_SHARE: Final = 0.05
+SHORTEST_PAUSE_SECONDS: Final = 0.001
+LONGEST_PAUSE_SECONDS: Final = 0.05
+
+# A mark that waits longer than this is named in the log, and its proven part is kept for restarts.
+HELD_SECONDS: Final = 1.0
+HELD_LOG_INTERVAL_SECONDS: Final = 10.0
+
+LONGEST_RECONNECT_SECONDS: Final = 5.0
+
+log = logs.get_logger()
+
+
+class Watcher:
+    """Keeps the high-water mark, and wakes whoever waits for it."""
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        wakeup: Literal["notify", "poll"],
+        poll_interval_seconds: float,
+        on_mark: Callable[[], None],
+        on_status: Callable[[str], None],
+    ) -> None:
+        self._dsn = dsn
+        self._is_listening = wakeup == "notify"
+        self._poll_interval_seconds = poll_interval_seconds
+        self._on_mark = on_mark
+        self._on_status = on_status
+        self._mark = HighWaterMark()
+        self._holding = _Holding()
+        self._is_lost = False
+        self._has_looked = False
+        self._repeats = logs.RateLimited(log)
+        self._stopping = threading.Event()
+        # A pipe, because a thread that sleeps in select() on a socket can only be woken through another one.
+        self._wake_read, self._wake_write = os.pipe()
+        self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
+
+    def __repr__(self) -> str:
+        return f"<Watcher {self._mark!r}>"
+
+    @property
+    def settled(self) -> int:
+        """The mark: everything up to it can be read and will not change; -1 before the first look."""
+        return self._mark.settled if self._has_looked else -1
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, disarming on the way out."""
+        self._stopping.set()
+        os.write(self._wake_write, b".")
+        self._thread.join()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def _run(self) -> None:
+        retrying = Retrying(
+            retry=retry_if_exception_type((psycopg.Error, ProjectiondError)),
+            wait=wait_exponential_jitter(initial=0.05, max=LONGEST_RECONNECT_SECONDS, jitter=0.05),
+            sleep=sleep_using_event(self._stopping),
+            stop=stop_when_event_set(self._stopping),
+            before_sleep=self._say_lost,
+            retry_error_callback=lambda _: None,
+        )
+        while not self._stopping.is_set():
+            # Each call counts its failures anew; it returns when a session that had lasted has ended.
+            retrying(self._session)
+
+    def _session(self) -> None:
+        with self._open() as db:
+            began = time.monotonic()
+            if self._is_lost:
+                log.info(logs.DOORBELL_RESTORED, mark=self.settled)
+                self._is_lost = False
+            try:
+                self._watch(db)
+            except psycopg.OperationalError as error:
+                if time.monotonic() - began < LONGEST_RECONNECT_SECONDS:
+                    raise
+                self._is_lost = True
+                log.warning(logs.DOORBELL_LOST, error=describe(error), mark=self.settled)
+
+    def _say_lost(self, state: RetryCallState) -> None:
+        self._is_lost = True
+        error = state.outcome.exception() if state.outcome else None
+        text = describe(error) if error else ""
+        self._repeats.log("warning", logs.DOORBELL_LOST, key="doorbell", error=text, mark=self.settled)
+
+    def _open(self) -> Connection:
+        db = connect(self._dsn, role="watcher", statement_timeout_seconds=60)
+        try:
+            check_server(db)
+            self._mark.reopen(db)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _watch(self, db: Connection) -> None:
+        bell = Doorbell(db)
+        if self._is_listening:
+            bell.listen()
+        # Whatever was announced before we listened.
+        self._on_status("")
+        moved_at = time.monotonic()
+        while not self._stopping.is_set():
+            if self._look(db):
+                moved_at = time.monotonic()
+            self._hear(bell)
+            quiet_seconds = time.monotonic() - moved_at
+            if self._mark.is_held or (self._is_listening and quiet_seconds < LINGER_SECONDS):
+                self._pause(bell, quiet_seconds)
+            elif not self._is_listening:
+                bell.sleep(self._poll_interval_seconds, self._wake_read)
+            elif self._fall_asleep(db, bell):
+                moved_at = time.monotonic()
+            else:
+                self._pause(bell, quiet_seconds)
+        bell.disarm()
+
+    def _fall_asleep(self, db: Connection, bell: Doorbell) -> bool:
+        """Arm, look once more and sleep; say whether to begin a new quiet time (else a writer is in flight)."""
+        arming = bell.arm()
+        while arming is not Arming.BUSY:
+            # The look after arming: an event may have become visible between the last look and the arming.
+            # Then what has been heard meanwhile: it may sit in a buffer, where sleep() would not see it.
+            if self._look(db) or self._mark.is_held or self._hear(bell) or self._stopping.is_set():
+                break
+            bell.sleep(self._poll_interval_seconds, self._wake_read)
+            if self._hear(bell):
+                break
+            if not bell.is_armed:
+                # Whoever had armed it may have crashed, and could not ring.
+                arming = bell.arm()
+        else:
+            return False
+        bell.disarm()
+        return True
+
+    def _look(self, db: Connection) -> bool:
+        has_moved = self._mark.look(db) or not self._has_looked
+        self._has_looked = True
+        if has_moved:
+            self._on_mark()
+        self._holding.note(db, self._mark)
+        return has_moved
+
+    def _hear(self, bell: Doorbell) -> bool:
+        """Take in what has been announced; say whether new events were."""
+        has_rung = False
+        for note in bell.heard():
+            if note.channel == sql.STATUS_CHANNEL:
+                self._on_status(note.payload)
+            else:
+                has_rung = True
+        return has_rung
+
+    def _pause(self, bell: Doorbell, quiet_seconds: float) -> None:
+        pause = min(max(quiet_seconds * PAUSE_SHARE, SHORTEST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
+        bell.sleep(pause, self._wake_read)
+
+
+class _Holding:
+    """Says who holds the mark, once it has been held for a while and then now and again."""
+
+    def __init__(self) -> None:
+        self._mark = -1
+        self._since = 0.0
+        self._logged_at: float | None = None
+
+    def note(self, db: Connection, mark: HighWaterMark) -> None:
+        now = time.monotonic()
+        if not mark.is_held or mark.settled != self._mark:
+            if self._logged_at is not None:
+                log.info(
+                    logs.HIGHWATER_RELEASED,
+                    held_at=self._mark,
+                    mark=mark.settled,
+                    seconds=round(now - self._since, 1),
+                )
+            self._mark, self._since, self._logged_at = mark.settled, now, None
+        elif now - self._since >= HELD_SECONDS and (
+            self._logged_at is None or now - self._logged_at >= HELD_LOG_INTERVAL_SECONDS
+        ):
+            self._logged_at = now
+            keep_proven_mark(db, mark.settled)
+            holders = [str(holder) for holder in describe_holders(db, mark.blockers)]
+            log.warning(logs.HIGHWATER_HELD, held_at=mark.settled, by=holders, seconds=round(now - self._since, 1))

@@ -1,0 +1,253 @@
+"""A worker: one process that runs the projections that it holds leases on.
+
+Started by the supervisor, which hands it the settings on standard input and shares the flight recorder.  Standard
+input stays open: the line ``drain`` ends the worker, and so does its end, for then the supervisor is gone.
+
+What is in it, from the outside in::
+
+    main thread   heartbeat, leases (take, give back, start and stop runners), backstop for the status column
+    watcher       doorbell and high-water mark, on a connection of its own
+    runner …      one thread for each projection that it holds the lease on; connections from the pool
+
+The connections that it may hold are ``pool_size`` in all: one for the leases, one for the watcher, the rest in the
+pool.  Losing the leases' connection stops the runners; they are started again with new leases.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import psycopg
+
+from projectiond import logs, sql
+from projectiond.database import Connection, connect, open_pool
+from projectiond.definition import Definition
+from projectiond.errors import ConfigurationError, DatabaseUnavailableError
+from projectiond.failure import describe
+from projectiond.lease import Leases
+from projectiond.limits import resolve_limits
+from projectiond.recorder import Recorder
+from projectiond.registry import load_projections
+from projectiond.runner import Runner
+from projectiond.settings import Settings
+from projectiond.watcher import Watcher
+from projectiond.wire import Briefing
+
+TICK_SECONDS: Final = 1.0
+
+# Exit code for "started again it would fail again"; the number that sysexits.h gives to a configuration error.
+EXIT_CONFIGURATION: Final = 78
+
+# Connections outside the pool: leases and watcher.
+RESERVED_CONNECTIONS: Final = 2
+
+log = logs.get_logger()
+
+
+class Worker:
+    """Runs projections until it is drained."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        definitions: Sequence[Definition],
+        recorder: Recorder,
+        *,
+        number: int = 1,
+        careful_upto: Mapping[str, int] | None = None,
+    ) -> None:
+        """Make a worker.
+
+        Args:
+            settings: With ``database_url`` set.
+            definitions: What there is to run.
+            recorder: Where runners note what they have in hand.
+            number: Which of the supervisor's workers this is; they begin to look for leases at different places.
+            careful_upto: By projection, up to where to go event by event.
+        """
+        dsn = settings.database_dsn()
+        if dsn is None:
+            raise ConfigurationError("a worker was started without database_url")
+        self._dsn = dsn
+        self._settings = settings
+        self._recorder = recorder
+        self._definitions = {definition.name: definition for definition in definitions}
+        start = (number - 1) * len(definitions) // max(1, settings.workers) % max(1, len(definitions))
+        self._order = [definition.name for definition in [*definitions[start:], *definitions[:start]]]
+        self._slots = {d.name: recorder.slot(index, d.name) for index, d in enumerate(definitions)}
+        self._careful_upto = careful_upto or {}
+        self._runners: dict[str, Runner] = {}
+        self._leaving: dict[str, Runner] = {}
+        self._leases: Leases | None = None
+        self._lease_db: Connection | None = None
+        self._draining = threading.Event()
+        self._repeats = logs.RateLimited(log)
+        self._pool = open_pool(
+            dsn,
+            role="runner",
+            statement_timeout_seconds=settings.statement_timeout_seconds,
+            size=settings.pool_size - RESERVED_CONNECTIONS,
+        )
+        self._watcher = Watcher(
+            dsn,
+            wakeup=settings.wakeup,
+            poll_interval_seconds=settings.poll_interval_seconds,
+            on_mark=self._wake_all,
+            on_status=self._recheck,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Worker runners={sorted(self._runners)} {self._watcher!r}>"
+
+    def drain(self) -> None:
+        """Ask for the end: transactions in hand are finished, then :meth:`run` returns.  From any thread."""
+        self._draining.set()
+
+    def run(self) -> None:
+        """Work until drained."""
+        self._recorder.beat(is_ready=False)
+        self._watcher.start()
+        while not self._draining.is_set():
+            is_connected = self._tick()
+            is_ready = is_connected and self._watcher.settled >= 0
+            self._recorder.beat(is_ready=is_ready)
+            # Between connected and ready lie milliseconds, and somebody waits for it.
+            self._draining.wait(TICK_SECONDS if is_ready or not is_connected else TICK_SECONDS / 50)
+        self._shut_down()
+
+    # --- leases
+
+    def _tick(self) -> bool:
+        """Keep the leases right; say whether there is a connection to hold them."""
+        try:
+            leases = self._leases or self._open_leases()
+            self._balance(leases)
+            self._check_statuses()
+        except (psycopg.OperationalError, DatabaseUnavailableError) as error:
+            self._lose_leases(error)
+            return False
+        return True
+
+    def _open_leases(self) -> Leases:
+        db = connect(self._dsn, role="leases", statement_timeout_seconds=self._settings.statement_timeout_seconds)
+        self._lease_db = db
+        self._leases = Leases(db)
+        log.info(logs.WORKER_STARTED, projections=len(self._definitions), server=db.info.server_version)
+        return self._leases
+
+    def _balance(self, leases: Leases) -> None:
+        self._reap(leases)
+        share = leases.share(len(self._definitions))
+        for name in sorted(self._runners)[share:]:
+            self._leaving[name] = self._runners.pop(name)
+            self._leaving[name].stop()
+        for name in leases.acquire([name for name in self._order if name not in self._leaving], share):
+            log.info(logs.LEASE_ACQUIRED, projection=name)
+            self._start_runner(name)
+
+    def _reap(self, leases: Leases | None) -> None:
+        """Give back the leases of runners that have ended."""
+        for name in [name for name, runner in self._runners.items() if runner.join(0)]:
+            log.error(logs.PROJECTION_STOPPED, projection=name, error="its runner ended unexpectedly")
+            self._leaving[name] = self._runners.pop(name)
+        for name in [name for name, runner in self._leaving.items() if runner.join(0)]:
+            del self._leaving[name]
+            if leases is not None and name in leases.held:
+                leases.release(name)
+                log.info(logs.LEASE_RELEASED, projection=name)
+
+    def _start_runner(self, name: str) -> None:
+        definition = self._definitions[name]
+        self._runners[name] = Runner(
+            definition,
+            resolve_limits(definition, self._settings),
+            self._pool,
+            lambda: self._watcher.settled,
+            self._slots[name],
+            careful_upto=self._careful_upto.get(name, 0),
+        )
+        self._runners[name].start()
+
+    def _lose_leases(self, error: Exception) -> None:
+        if self._lease_db is None:
+            self._repeats.log("warning", logs.DATABASE_UNAVAILABLE, key="leases", error=str(error))
+        else:
+            log.warning(logs.LEASE_LOST, error=describe(error), projections=sorted(self._runners))
+            self._lease_db.close()
+        self._lease_db = self._leases = None
+        for runner in self._runners.values():
+            runner.stop()
+        # A runner may still be in its last transaction; its projection is not started again here before it ends.
+        self._leaving.update(self._runners)
+        self._runners.clear()
+        self._reap(None)
+
+    # --- what the watcher and the row say; from the watcher's thread too
+
+    def _wake_all(self) -> None:
+        for runner in list(self._runners.values()):
+            runner.wake()
+
+    def _recheck(self, name: str) -> None:
+        """A projection's status has changed, or (with no name) any may have."""
+        for runner in list(self._runners.values()):
+            if name in {"", runner.definition.name}:
+                runner.recheck()
+
+    def _check_statuses(self) -> None:
+        if self._lease_db is None:
+            return
+        statuses = {name: status for name, _, status in self._lease_db.execute(sql.READ_STATUSES)}
+        for name, runner in self._runners.items():
+            known = runner.checkpoint
+            if known is not None and known.status != statuses.get(name):
+                runner.recheck()
+
+    # --- the end
+
+    def _shut_down(self) -> None:
+        for runner in self._runners.values():
+            runner.stop()
+        for runner in [*self._runners.values(), *self._leaving.values()]:
+            while not runner.join(TICK_SECONDS):
+                self._recorder.beat(is_ready=True)
+        if self._lease_db is not None:
+            self._lease_db.close()
+        self._watcher.stop()
+        self._pool.close()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a worker process: ``python -m projectiond.worker NUMBER RECORDER_DESCRIPTOR``."""
+    number, descriptor = int(arguments[0]), int(arguments[1])
+    # The terminal's interrupt goes to the whole group; when to end is the supervisor's word.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    briefing = Briefing.from_wire(sys.stdin.readline())
+    settings = briefing.settings
+    logs.configure_logging(settings.log_format, settings.log_level, context={"worker": number, "pid": os.getpid()})
+    recorder = Recorder(descriptor)
+    registry = load_projections(settings.projections, settings.projection)
+    for fault in registry.faults if number == 1 else ():
+        log.error(logs.PLUGIN_REJECTED, file=fault.file, line=fault.line, error=fault.message)
+    if not registry.definitions:
+        recorder.beat(is_ready=False, is_refused=True)
+        return EXIT_CONFIGURATION
+    worker = Worker(settings, registry.definitions, recorder, number=number, careful_upto=briefing.careful_upto)
+    signal.signal(signal.SIGTERM, lambda *_: worker.drain())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
+    threading.Thread(target=_obey, args=(worker,), name="control", daemon=True).start()
+    worker.run()
+    return 0
+
+
+def _obey(worker: Worker) -> None:
+    # Any line means drain, and so does the end of the input: the supervisor has ended, or died.
+    sys.stdin.readline()
+    worker.drain()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
