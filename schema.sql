@@ -246,7 +246,17 @@ BEGIN
     IF EXISTS (SELECT FROM pg_attribute
                WHERE attrelid = store AND attname = 'sequence_number' AND NOT atthasdef AND attidentity = '') THEN
         CREATE SEQUENCE IF NOT EXISTS event_store_sequence_number_seq;
+        -- Init may be run by another role than the table's. Who may insert must be able to draw.
+        EXECUTE format('ALTER SEQUENCE event_store_sequence_number_seq OWNER TO %s',
+                       (SELECT relowner::regrole FROM pg_class WHERE oid = store));
         ALTER SEQUENCE event_store_sequence_number_seq OWNED BY event_store.sequence_number;
+        FOR col IN
+            SELECT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END AS writer
+            FROM pg_class, aclexplode(relacl)
+            WHERE oid = store AND privilege_type = 'INSERT'
+        LOOP
+            EXECUTE format('GRANT USAGE ON SEQUENCE event_store_sequence_number_seq TO %s', col.writer);
+        END LOOP;
         ALTER TABLE event_store ALTER COLUMN sequence_number
             SET DEFAULT nextval('event_store_sequence_number_seq'::regclass);
         PERFORM setval('event_store_sequence_number_seq', coalesce(max(sequence_number), 0) + 1, false)

@@ -7,15 +7,17 @@ from typing import LiteralString
 
 import psycopg
 import pytest
+from psycopg import sql
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
-from projectiond import schema, sql
+from projectiond import schema
 from projectiond.errors import ConfigurationError
 from projectiond.schema import apply_schema, inspect_schema, schema_sql
+from projectiond.sql import DOORBELL_KEY
 from tests.support.events import append, append_many
 from tests.support.postgres import SCHEMA_FILE, Database, LocalServer, Server
-from tests.support.queries import Connection, heard, value
+from tests.support.queries import Connection, become_new_role, heard, value
 from tests.support.starting_schema import (
     STARTING_DDL,
     Base,
@@ -249,7 +251,7 @@ def test_init_accepts_a_partitioned_event_store(empty_database: Database) -> Non
     assert inspect_schema(conn) == []
     assert apply_schema(conn) == []
     conn.execute("LISTEN projectiond_doorbell")
-    empty_database.connect().execute("SELECT pg_advisory_lock(%s)", (sql.DOORBELL_KEY,))
+    empty_database.connect().execute("SELECT pg_advisory_lock(%s)", (DOORBELL_KEY,))
     append(conn, "OrderPlaced")
     assert heard(conn, "projectiond_doorbell") == [""]
 
@@ -308,6 +310,18 @@ def test_init_completes_the_tables_of_an_orm(made_by_orm: Connection) -> None:
     assert "idx_aggregate_version" not in index_names(made_by_orm)
     assert {"ix_event_store_aggregate_id", "ix_event_store_event_type"} <= index_names(made_by_orm)
     assert apply_schema(made_by_orm) == []
+
+
+def test_writers_of_an_orm_with_few_rights_can_append_after_init(made_by_orm: Connection) -> None:
+    owner = become_new_role(made_by_orm)
+    made_by_orm.execute("RESET ROLE")
+    writer = become_new_role(made_by_orm)
+    made_by_orm.execute("RESET ROLE")
+    made_by_orm.execute(sql.SQL("ALTER TABLE event_store OWNER TO {}").format(owner))
+    made_by_orm.execute(sql.SQL("GRANT SELECT, INSERT ON event_store TO {}").format(writer))
+    apply_schema(made_by_orm)
+    made_by_orm.execute(sql.SQL("SET ROLE {}").format(writer))
+    assert append(made_by_orm, "OrderPlaced") == 5
 
 
 def test_inspection_of_a_database_made_by_an_orm_asks_for_init(made_by_orm: Connection) -> None:
