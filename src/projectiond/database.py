@@ -22,7 +22,7 @@ from typing import Any, Final, LiteralString, Self
 import psycopg
 import psycopg.sql
 from psycopg import conninfo
-from psycopg.abc import Params, Query
+from psycopg.abc import Query
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
@@ -55,18 +55,11 @@ def _is_transaction_control(statement: str) -> bool:
 class _Cursor(psycopg.Cursor[TupleRow]):
     """A cursor that refuses transaction control while its connection is guarded."""
 
-    def execute(
-        self,
-        query: Query,
-        params: Params | None = None,
-        *,
-        prepare: bool | None = None,
-        binary: bool | None = None,
-    ) -> Self:
+    def execute(self, query: Query, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401 - psycopg's, passed through
         connection = self.connection
         if isinstance(connection, Connection) and connection.is_guarded:
             connection.refuse_control(query)
-        return super().execute(query, params, prepare=prepare, binary=binary)
+        return super().execute(query, *args, **kwargs)
 
 
 class Connection(psycopg.Connection[TupleRow]):

@@ -64,8 +64,7 @@ class Isolation:
         try:
             for attempt in retrying:
                 with attempt:
-                    # Pristine: an earlier attempt may have changed the decoded data.
-                    part = Part((event.pristine(),), event.sequence_number)
+                    part = Part((event,), event.sequence_number)
                     checkpoint = self._applier.apply_single(db, checkpoint, part)
         except Exception as error:
             failure = classify(error)
