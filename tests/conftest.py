@@ -12,14 +12,15 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from tests.support import postgres
+from tests.support import postgres, servers
 from tests.support.postgres import Database, LocalServer, Server
+from tests.support.scratch import remove_scratch_directory
 
 
-@pytest.fixture(scope="session", params=postgres.server_kinds(), ids=postgres.label)
+@pytest.fixture(scope="session", params=servers.server_kinds(), ids=servers.label)
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """Run one PostgreSQL server for all tests of the run."""
-    with postgres.running_server(request.param) as running:
+    with servers.running_server(request.param) as running:
         yield running
 
 
@@ -45,10 +46,10 @@ def empty_database(server: Server) -> Iterator[Database]:
         yield fresh
 
 
-@pytest.fixture(params=postgres.local_kinds(), ids=postgres.label)
+@pytest.fixture(params=servers.local_kinds(), ids=servers.label)
 def own_server(request: pytest.FixtureRequest) -> Iterator[LocalServer]:
     """Run a server that the test may stop, crash and restart."""
-    with postgres.running_local_server(request.param) as running:
+    with servers.running_local_server(request.param) as running:
         yield running
 
 
@@ -65,7 +66,7 @@ def own_database(own_server: LocalServer) -> Iterator[Database]:
 
 def pytest_sessionfinish() -> None:
     """Remove the directories of this run's servers."""
-    postgres.remove_scratch_directory()
+    remove_scratch_directory()
 
 
 def _apply_schema(database: Database) -> None:

@@ -199,9 +199,7 @@ def apply_schema(conn: psycopg.Connection[TupleRow]) -> list[str]:
             nothing has been changed.
     """
     if not conn.autocommit or conn.info.transaction_status is not TransactionStatus.IDLE:
-        raise ValueError(
-            "schema.sql is a transaction of its own; it needs an idle connection in autocommit mode"
-        )
+        raise ValueError("schema.sql is a transaction of its own; it needs an idle connection in autocommit mode")
     done: list[str] = []
 
     def listen(notice: errors.Diagnostic) -> None:
@@ -273,13 +271,10 @@ def _sequence_faults(conn: psycopg.Connection[TupleRow], role: str) -> list[str]
             )
         if sequence is not None and not only_grows:
             faults.append(
-                f"sequence {sequence} counts downwards or cycles: "
-                f"run ALTER SEQUENCE {sequence} INCREMENT BY 1 NO CYCLE"
+                f"sequence {sequence} counts downwards or cycles: run ALTER SEQUENCE {sequence} INCREMENT BY 1 NO CYCLE"
             )
         if sequence is not None and not is_readable:
-            faults.append(
-                f"role {role} lacks SELECT on {sequence}: run GRANT SELECT ON SEQUENCE {sequence} TO {role}"
-            )
+            faults.append(f"role {role} lacks SELECT on {sequence}: run GRANT SELECT ON SEQUENCE {sequence} TO {role}")
     if (row := conn.execute(_SEQUENCE_NUMBER_IS_UNIQUE).fetchone()) and not row[0]:
         faults.append(f"{column} is not unique: {_INIT}")
     return faults
@@ -299,9 +294,7 @@ def _trigger_faults(conn: psycopg.Connection[TupleRow], trigger: str, table: str
 
 def _refusal(error: psycopg.Error) -> ConfigurationError | None:
     if error.sqlstate == _REFUSED:
-        return ConfigurationError(
-            error.diag.message_primary or str(error), hint=error.diag.message_hint or ""
-        )
+        return ConfigurationError(error.diag.message_primary or str(error), hint=error.diag.message_hint or "")
     if isinstance(error, errors.LockNotAvailable):
         return ConfigurationError(
             "another transaction kept the tables locked for 5 s, and waiting longer would stop the writers",

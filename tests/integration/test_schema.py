@@ -2,6 +2,7 @@
 
 import subprocess
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import LiteralString
 
@@ -107,6 +108,13 @@ def test_a_second_init_does_nothing_and_says_nothing(empty_database: Database) -
     conn = empty_database.connect()
     apply_schema(conn)
     assert apply_schema(conn) == []
+
+
+def test_several_inits_at_once_do_not_disturb_each_other(empty_database: Database) -> None:
+    connections = [empty_database.connect() for _ in range(4)]
+    with ThreadPoolExecutor(len(connections)) as threads:
+        done = list(threads.map(apply_schema, connections))
+    assert sorted(bool(lines) for lines in done) == [False, False, False, True]
 
 
 def test_init_uses_the_schema_that_the_event_store_is_in(empty_database: Database) -> None:

@@ -68,7 +68,10 @@ FAULTS: list[tuple[LiteralString, str]] = [
         "event_store.sequence_number may be NULL",
     ),
     (
-        "ALTER TABLE event_store DROP CONSTRAINT unique_sequence_number",
+        """
+        ALTER TABLE event_store DROP CONSTRAINT unique_sequence_number;
+        CREATE INDEX plain ON event_store (sequence_number);
+        """,
         "event_store.sequence_number is not unique",
     ),
     (
