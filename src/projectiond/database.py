@@ -16,6 +16,7 @@ message a person reads: it raises :class:`DatabaseUnavailableError` in one sente
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, LiteralString, Self
 
@@ -73,6 +74,9 @@ class Connection(psycopg.Connection[TupleRow]):
     """
 
     is_guarded = False
+
+    # When the server process was started.  A mark that was proven on one server says nothing about another.
+    incarnation: datetime | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - psycopg's, passed through
         super().__init__(*args, **kwargs)
@@ -166,8 +170,9 @@ def open_pool(dsn: str, *, role: str, statement_timeout_seconds: float, size: in
 
 
 def configure(db: Connection, statement_timeout_seconds: float) -> None:
-    """Set the session's time-out, isolation level and keepalives."""
-    db.execute(sql.CONFIGURE_SESSION, {"statement_timeout": str(int(statement_timeout_seconds * 1000))})
+    """Set the session's time-out, isolation level and keepalives, and note which server it is."""
+    timeout = str(int(statement_timeout_seconds * 1000))
+    db.incarnation = fetch_row(db, sql.CONFIGURE_SESSION, {"statement_timeout": timeout})[-1]
 
 
 def fetch_row(db: Connection, statement: LiteralString, parameters: Mapping[str, Any] | None = None) -> TupleRow:

@@ -17,17 +17,19 @@ Why the two statements must be separate: a statement's snapshot is taken at its 
 runs.  In one statement a writer that commits between the two would be in neither.
 
 Why one transaction keeps one name: a virtual transaction id stays with the transaction when it is prepared
-(checked on PostgreSQL 15 and 18), but not over a restart of the server.  So windows live no longer than the
-connection on which they were seen: :meth:`HighWaterMark.reopen` drops them.
+(checked on PostgreSQL 15 and 18), but not over a restart of the server.  So a mark lives no longer than the
+connection on which it was proven, and begins anew with each (:meth:`HighWaterMark.reopen`).  After a failover the
+new primary may lack the old one's last events and hand out their numbers again: there the old mark proves nothing.
+Readers must not use it on a connection to another server either, see ``Watcher.settled``.
 
 Several windows may be open, so that a new gap need not wait for the last one's end.  When there are too many the
 newest is widened instead, which is still right and only later.
 
-Where H begins: at the mark that was proven before, not at the largest checkpoint, for a checkpoint may have been
-set by hand ("start from now") and then proves nothing.  It is kept only while the mark is held: without a holder
-the first look proves everything anyway.
+Where H begins: at the mark that this database itself keeps as proven, not at the largest checkpoint, for a
+checkpoint may have been set by hand ("start from now") and then proves nothing.  The mark is kept only while it is
+held: without a holder the first look proves everything anyway.
 
-Called by the watcher of each worker, from one thread.  Readers elsewhere take only :attr:`HighWaterMark.settled`.
+Called by the watcher of each worker, from one thread.
 """
 
 from collections import deque
@@ -107,13 +109,11 @@ class HighWaterMark:
         return self._windows[0].lockers if self._windows else frozenset()
 
     def reopen(self, db: Connection) -> None:
-        """Begin on a new connection: forget the windows, and whatever the store has never heard of."""
+        """Begin on a new connection, at the mark that the database keeps unless it lies beyond the store's end."""
         self._windows.clear()
-        end = read_store_end(db)
-        db.execute(sql.FORGET_PROVEN_MARK, {"end": end})
+        db.execute(sql.FORGET_PROVEN_MARK, {"end": read_store_end(db)})
         row = db.execute(sql.READ_PROVEN_MARK).fetchone()
-        proven = row[0] if row else 0
-        self.settled = max(self.settled if self.settled <= end else 0, proven)
+        self.settled = self._largest_seen = row[0] if row else 0
 
     def look(self, db: Connection) -> bool:
         """Take the readings that are needed now; say whether the mark has moved."""

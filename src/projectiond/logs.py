@@ -268,6 +268,4 @@ def _escaped(value: object, *, is_block: bool) -> object:
     if value.isprintable():
         return value
     kept = "\n" if is_block else ""
-    return "".join(
-        c if c.isprintable() or c in kept else c.encode("unicode_escape").decode("ascii") for c in value
-    )
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode("ascii") for c in value)

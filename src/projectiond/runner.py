@@ -79,7 +79,7 @@ class Runner:
         definition: Definition,
         limits: Limits,
         pool: ConnectionPool[Connection],
-        settled: Callable[[], int],
+        settled: Callable[[Connection], int],
         slot: Slot,
         *,
         careful_upto: int = 0,
@@ -90,7 +90,7 @@ class Runner:
             definition: What to run.
             limits: Its batch and transaction sizes and its error policy.
             pool: Connections in autocommit mode; the runner holds one at a time, during a pass.
-            settled: Gives the high-water mark.
+            settled: Gives the high-water mark for a connection, -1 while it is unknown.
             slot: Where to note the event in hand.
             careful_upto: Apply event by event up to this sequence number, because a worker died over it.
         """
@@ -188,7 +188,7 @@ class Runner:
                 return Outcome.PAUSED
             if checkpoint.status == "rebuilding" and not checkpoint.is_reset:
                 return self._begin_rebuild(db, checkpoint)
-            mark = self._settled()
+            mark = self._settled(db)
             if checkpoint.position >= mark:
                 return self._arrive(db, checkpoint, mark)
             batch = self._reader.read(db, checkpoint.position, mark)
@@ -215,8 +215,9 @@ class Runner:
 
     def _begin_rebuild(self, db: Connection, checkpoint: Checkpoint) -> Outcome:
         self._is_stale.set()
-        if checkpoints.reset(db, checkpoint, self.definition.tables, target=self._settled()):
-            self._log.info(logs.REBUILD_STARTED, tables=self.definition.tables, events_upto=self._settled())
+        target = read_store_end(db)
+        if checkpoints.reset(db, checkpoint, self.definition.tables, target):
+            self._log.info(logs.REBUILD_STARTED, tables=self.definition.tables, target=target)
         return Outcome.ADVANCED
 
     def _arrive(self, db: Connection, checkpoint: Checkpoint, mark: int) -> Outcome:

@@ -57,9 +57,7 @@ class ProjectionSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     batch_size: Count | None = Field(None, ge=1, le=100_000, description="events read at once")
-    checkpoint_every: Count | None = Field(
-        None, ge=1, le=100_000, description="events per transaction at the head"
-    )
+    checkpoint_every: Count | None = Field(None, ge=1, le=100_000, description="events per transaction at the head")
     on_error: Literal["pause", "skip"] | None = Field(
         None, description="what happens to a poison event after the last attempt"
     )

@@ -21,6 +21,7 @@ STATUS_CHANNEL: Final = "projectiond_status"
 # Parameters: statement_timeout (text, milliseconds).  The isolation level matters: the compare-and-set of the
 # checkpoint relies on READ COMMITTED's second look at a row that changed while it waited.
 # The keepalives make the server notice within some 15 s that our machine has gone.
+# Rows: one, that ends with the time at which this server process was started: it tells one history from another.
 CONFIGURE_SESSION: LiteralString = """
 SELECT
     set_config('statement_timeout', %(statement_timeout)s, false),
@@ -28,7 +29,8 @@ SELECT
     set_config('tcp_keepalives_idle', '5', false),
     set_config('tcp_keepalives_interval', '3', false),
     set_config('tcp_keepalives_count', '3', false),
-    set_config('tcp_user_timeout', '15000', false)
+    set_config('tcp_user_timeout', '15000', false),
+    pg_postmaster_start_time()
 """
 
 # Rows: one (server_version_num, is_standby).
@@ -351,4 +353,55 @@ NAME_EVENT: LiteralString = """
 SELECT event_type, event_id
 FROM event_store
 WHERE sequence_number = %(sequence_number)s
+"""
+
+# Rows: (projection_name, last_sequence_number, status, events_processed, last_processed_at, seconds since then,
+# error_message, target of the rebuild in progress or null) of every projection.
+OVERVIEW: LiteralString = """
+SELECT
+    kept.projection_name,
+    kept.last_sequence_number,
+    kept.status,
+    kept.events_processed,
+    kept.last_processed_at,
+    extract(epoch FROM clock_timestamp() - kept.last_processed_at)::float8,
+    kept.error_message,
+    rebuild.target_sequence_number
+FROM projection_checkpoints AS kept
+LEFT JOIN projection_rebuilds AS rebuild USING (projection_name)
+ORDER BY kept.projection_name
+"""
+
+# Rows: (projection_name, count) for each projection that has dead letters.  Index: the primary key.
+COUNT_DEAD_LETTERS: LiteralString = """
+SELECT projection_name, count(*)
+FROM projection_dead_letters
+GROUP BY projection_name
+"""
+
+# Parameters: after, upto.  Rows: one (is there a visible event in between).  Index: the one on sequence_number.
+HAS_EVENTS_BETWEEN: LiteralString = """
+SELECT EXISTS (
+    SELECT
+    FROM event_store
+    WHERE sequence_number > %(after)s
+        AND sequence_number <= %(upto)s
+)
+"""
+
+# Parameters: name, status.  Rows: one (last_sequence_number), or none when there is no row or it has that status
+# already.  The status trigger does the rest.
+SET_STATUS: LiteralString = """
+UPDATE projection_checkpoints
+SET status = %(status)s
+WHERE projection_name = %(name)s
+    AND status <> %(status)s
+RETURNING last_sequence_number
+"""
+
+# Parameters: name, status.  For a projection that no daemon has begun; a row that is there already stays.
+INSERT_STATUS: LiteralString = """
+INSERT INTO projection_checkpoints (projection_name, status)
+VALUES (%(name)s, %(status)s)
+ON CONFLICT (projection_name) DO NOTHING
 """

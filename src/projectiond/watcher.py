@@ -2,7 +2,7 @@
 
 It owns the worker's doorbell and high-water mark, on one connection of its own.  Started by the worker, which hands
 it two callbacks: the mark has moved, and the status of a projection has changed (both only set events, they never
-block).  Runners read :attr:`Watcher.settled`; nothing else crosses threads.
+block).  Runners call :meth:`Watcher.settled`; nothing else crosses threads.
 
 What it does, as states::
 
@@ -17,14 +17,15 @@ was waited for; behind a transaction that stays open for minutes it is some 20 s
 The poll is the backstop for everything that can silence the bell: a crash of whoever armed it, a trigger disabled
 for a bulk load, a connection pooler.  With ``wakeup = "poll"`` there is nothing else.
 
-When the connection breaks, the mark stays where it is (nothing moves, nothing is lost), the watcher says so and
-reconnects; runners go on up to the mark meanwhile.
+When the connection breaks, the mark is unknown until the watcher has reconnected and looked: the server may have
+been replaced by another that knows less.  The watcher says so, and runners wait.
 """
 
 import os
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Final, Literal
 
 import psycopg
@@ -76,7 +77,8 @@ class Watcher:
         self._mark = HighWaterMark()
         self._holding = _Holding()
         self._is_lost = False
-        self._has_looked = False
+        # The server on which the mark was proven; None while there is no mark.
+        self._proven_on: datetime | None = None
         self._repeats = logs.RateLimited(log)
         self._stopping = threading.Event()
         # A pipe, because a thread that sleeps in select() on a socket can only be woken through another one.
@@ -87,9 +89,19 @@ class Watcher:
         return f"<Watcher {self._mark!r}>"
 
     @property
-    def settled(self) -> int:
-        """The mark: everything up to it can be read and will not change; -1 before the first look."""
-        return self._mark.settled if self._has_looked else -1
+    def is_ready(self) -> bool:
+        """Whether the mark is known."""
+        return self._proven_on is not None
+
+    def settled(self, db: Connection) -> int:
+        """Give the mark for this connection: everything up to it can be read there and will not change.
+
+        Returns:
+            The mark, or -1 while it is not known, or proven on another server than this connection's.
+        """
+        # In this order: the mark is set before the server that it was proven on.
+        proven_on = self._proven_on
+        return self._mark.settled if proven_on is not None and proven_on == db.incarnation else -1
 
     def start(self) -> None:
         """Start the thread."""
@@ -120,7 +132,7 @@ class Watcher:
         with self._open() as db:
             began = time.monotonic()
             if self._is_lost:
-                log.info(logs.DOORBELL_RESTORED, mark=self.settled)
+                log.info(logs.DOORBELL_RESTORED)
                 self._is_lost = False
             try:
                 self._watch(db)
@@ -128,13 +140,15 @@ class Watcher:
                 if time.monotonic() - began < LONGEST_RECONNECT_SECONDS:
                     raise
                 self._is_lost = True
-                log.warning(logs.DOORBELL_LOST, error=describe(error), mark=self.settled)
+                log.warning(logs.DOORBELL_LOST, error=describe(error))
+            finally:
+                self._proven_on = None
 
     def _say_lost(self, state: RetryCallState) -> None:
         self._is_lost = True
         error = state.outcome.exception() if state.outcome else None
         text = describe(error) if error else ""
-        self._repeats.log("warning", logs.DOORBELL_LOST, key="doorbell", error=text, mark=self.settled)
+        self._repeats.log("warning", logs.DOORBELL_LOST, key="doorbell", error=text)
 
     def _open(self) -> Connection:
         db = connect(self._dsn, role="watcher", statement_timeout_seconds=60)
@@ -178,6 +192,8 @@ class Watcher:
                 break
             bell.sleep(self._poll_interval_seconds, self._wake_read)
             if self._hear(bell):
+                # Before disarming: somebody waits for what was announced.
+                self._look(db)
                 break
             if not bell.is_armed:
                 # Whoever had armed it may have crashed, and could not ring.
@@ -188,8 +204,8 @@ class Watcher:
         return True
 
     def _look(self, db: Connection) -> bool:
-        has_moved = self._mark.look(db) or not self._has_looked
-        self._has_looked = True
+        has_moved = self._mark.look(db) or not self.is_ready
+        self._proven_on = db.incarnation
         if has_moved:
             self._on_mark()
         self._holding.note(db, self._mark)

@@ -112,7 +112,7 @@ class Worker:
         self._watcher.start()
         while not self._draining.is_set():
             is_connected = self._tick()
-            is_ready = is_connected and self._watcher.settled >= 0
+            is_ready = is_connected and self._watcher.is_ready
             self._recorder.beat(is_ready=is_ready)
             # Between connected and ready lie milliseconds, and somebody waits for it.
             self._draining.wait(TICK_SECONDS if is_ready or not is_connected else TICK_SECONDS / 50)
@@ -165,7 +165,7 @@ class Worker:
             definition,
             resolve_limits(definition, self._settings),
             self._pool,
-            lambda: self._watcher.settled,
+            self._watcher.settled,
             self._slots[name],
             careful_upto=self._careful_upto.get(name, 0),
         )
