@@ -103,6 +103,11 @@ class Watcher:
         proven_on = self._proven_on
         return self._mark.settled if proven_on is not None and proven_on == db.incarnation else -1
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs; it ends by itself only through a fault of its own."""
+        return self._thread.is_alive()
+
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()

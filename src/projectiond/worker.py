@@ -111,6 +111,8 @@ class Worker:
         self._recorder.beat(is_ready=False)
         self._watcher.start()
         while not self._draining.is_set():
+            if not self._watcher.is_alive:
+                raise RuntimeError("the watcher's thread has ended")
             is_connected = self._tick()
             is_ready = is_connected and self._watcher.is_ready
             self._recorder.beat(is_ready=is_ready)
