@@ -53,6 +53,7 @@ DOORBELL_LOST: Final = "doorbell.lost"
 DOORBELL_RESTORED: Final = "doorbell.restored"
 PLUGIN_REJECTED: Final = "plugin.rejected"
 SCHEMA_APPLIED: Final = "schema.applied"
+DATABASE_CHECKED: Final = "database.checked"
 DATABASE_UNAVAILABLE: Final = "database.unavailable"
 LIBRARY_REPORTED: Final = "library.reported"
 
@@ -88,6 +89,7 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         DOORBELL_RESTORED: "the LISTEN connection is back",
         PLUGIN_REJECTED: "a projection could not be loaded, with file and line",
         SCHEMA_APPLIED: "schema.sql was applied to the database",
+        DATABASE_CHECKED: "the daemon uses this database, and everything that it needs is there",
         DATABASE_UNAVAILABLE: "the database does not answer; the daemon keeps trying",
         LIBRARY_REPORTED: "a library logged a warning or an error; `logger` names it, `message` is its text",
     }

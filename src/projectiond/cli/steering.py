@@ -1,0 +1,117 @@
+"""The commands ``pause``, ``resume`` and ``rebuild``: an UPDATE of the status, with words.
+
+All names are checked before any is changed, so a typing error changes nothing.
+"""
+
+from typing import Annotated
+
+import typer
+
+from projectiond import steering
+from projectiond.cli.names import find_names
+from projectiond.cli.output import tell
+from projectiond.cli.target import Options, find_target, say
+from projectiond.cli.waiting import watch_rebuilds
+from projectiond.database import Connection
+from projectiond.errors import ConfigurationError
+from projectiond.overview import count_live_workers
+
+Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Names of projections.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    for command in (pause, resume, rebuild):
+        app.command()(command)
+
+
+def pause(context: typer.Context, names: Names) -> None:
+    """Pause projections: once this returns, none of their batches commits any more.
+
+    The events that arrive meanwhile wait in the store. The same in SQL:
+    UPDATE projection_checkpoints SET status = 'paused' WHERE projection_name = '...';
+
+    Example: projectiond pause order_summary
+
+    Exit codes: 0 paused, 1 an unknown name (then nothing is changed) or no database.
+    """
+    target = find_target(context.obj)
+    with target.connect("pause") as db:
+        for name in find_names(db, target.settings, names):
+            steered = steering.pause(db, name)
+            how = "paused" if steered.is_changed else "was paused already:"
+            tell(f'{how} {name} at {steered.position}; go on with "projectiond resume {name}"')
+
+
+def resume(context: typer.Context, names: Names) -> None:
+    """Let paused projections go on where they stopped, also after an error.
+
+    The error message is cleared, and the event that failed is tried again. The same in SQL:
+    UPDATE projection_checkpoints SET status = 'running' WHERE projection_name = '...';
+
+    Example: projectiond resume order_summary
+
+    Exit codes: 0 running, 1 an unknown name (then nothing is changed) or no database.
+    """
+    target = find_target(context.obj)
+    with target.connect("resume") as db:
+        for name in find_names(db, target.settings, names):
+            _say_resumed(name, steering.resume(db, name))
+        _warn_without_daemon(db)
+
+
+def rebuild(
+    context: typer.Context,
+    names: Names,
+    *,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Stay until the rebuild is done, and show how far it is.")
+    ] = False,
+) -> None:
+    """Rebuild projections: empty their tables and apply every event again, from the first.
+
+    It happens in place: readers see the tables fill up. A projection that was paused runs afterwards. The same in
+    SQL: UPDATE projection_checkpoints SET status = 'rebuilding' WHERE projection_name = '...';
+
+    Example: projectiond rebuild order_summary --wait
+
+    Exit codes: 0 asked for (with --wait: done), 1 an unknown name, a projection without tables, or the rebuild failed.
+    """
+    options: Options = context.obj
+    target = find_target(options)
+    with target.connect("rebuild") as db:
+        found = find_names(db, target.settings, names)
+        faults = [
+            f'"{name}" cannot be rebuilt: it declares no tables, so nothing could be emptied; set `tables = (...)` '
+            f"in {definition.source}"
+            for name, definition in found.items()
+            if definition is not None and not definition.tables
+        ]
+        if faults:
+            raise ConfigurationError("\n".join(faults))
+        for name, definition in found.items():
+            steered = steering.rebuild(db, name)
+            again = "again " if steered.before is not None and steered.before.status == "rebuilding" else ""
+            tell(f"rebuilding {name} {again}from the first event; it was at {steered.position}")
+            if definition is None:
+                say(f"no plugin here defines {name}: a daemon that has one will rebuild it")
+        _warn_without_daemon(db)
+        if wait:
+            watch_rebuilds(db, list(found))
+        else:
+            tell('see how far it is with "projectiond status"')
+
+
+def _say_resumed(name: str, steered: steering.Steered) -> None:
+    if steered.is_changed:
+        error = steered.before.error_message if steered.before is not None else None
+        tell(f"resumed {name} at {steered.position}" + (f"; its error was: {error}" if error else ""))
+    elif steered.before is None:
+        tell(f"{name} is not paused: it has no checkpoint yet, and begins when a daemon runs it")
+    else:
+        tell(f"{name} is not paused: it is {steered.before.status} at {steered.position}")
+
+
+def _warn_without_daemon(db: Connection) -> None:
+    if count_live_workers(db) == 0:
+        say('no daemon is running on this database; it takes effect when one does ("projectiond run")')

@@ -1,0 +1,80 @@
+"""What a command works on: the settings, and the database that they name or the embedded one.
+
+Called by every command first.  Where no database is named, the embedded PostgreSQL of the current directory is
+started or joined, and brought up to date by itself: in development nobody should have to know about ``init``.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from projectiond.database import Connection, check_server, connect, describe_target
+from projectiond.embedded import DIRECTORY, is_running, start_embedded
+from projectiond.schema import apply_schema
+from projectiond.settings import Settings, load_settings
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options that stand before the command, or anywhere after it."""
+
+    config_file: Path | None = None
+    is_debug: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Settings with database_url set, and the database's name for people."""
+
+    settings: Settings
+    is_embedded: bool
+
+    @property
+    def dsn(self) -> str:
+        """The connection string; it may hold a password."""
+        return self.settings.database_dsn() or ""
+
+    def __str__(self) -> str:
+        return f"the embedded PostgreSQL in {DIRECTORY}/" if self.is_embedded else describe_target(self.dsn)
+
+    def connect(self, role: str) -> Connection:
+        """Open a connection for a command.
+
+        Raises:
+            DatabaseUnavailableError: It cannot be opened.
+            ConfigurationError: The server is none that the daemon could work with.
+        """
+        db = connect(self.dsn, role=role, statement_timeout_seconds=self.settings.statement_timeout_seconds)
+        try:
+            check_server(db)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+
+def find_target(options: Options) -> Target:
+    """Load the settings and see to it that there is a database.
+
+    Raises:
+        ConfigurationError: The settings have faults, or nothing is there that could be used.
+        DatabaseUnavailableError: The embedded server does not start.
+    """
+    settings = load_settings(options.config_file)
+    if settings.database_url is not None:
+        return Target(settings, is_embedded=False)
+    if not is_running():
+        say(f"no database_url is set: starting the embedded PostgreSQL in {DIRECTORY}/")
+    dsn = start_embedded()
+    with connect(dsn, role="init", statement_timeout_seconds=0) as db:
+        changes = apply_schema(db)
+    if changes:
+        say(f"applied schema.sql to it ({len(changes)} changes)")
+    return Target(settings.model_copy(update={"database_url": SecretStr(dsn)}), is_embedded=True)
+
+
+def say(text: str) -> None:
+    """Tell a person something beside the command's result."""
+    print(f"projectiond: {text}", file=sys.stderr, flush=True)  # noqa: T201 - it is for a person

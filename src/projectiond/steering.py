@@ -1,0 +1,59 @@
+"""Steering: pause, resume and rebuild, by the status column that any SQL client may set as well.
+
+Called by the commands of these names.  Each is one short transaction; the status trigger tells the daemon.  What
+is committed here holds from then on: after a pause no further batch of the projection commits (see ``checkpoint``).
+"""
+
+from dataclasses import dataclass
+
+from projectiond import checkpoint as checkpoints
+from projectiond import sql
+from projectiond.checkpoint import Checkpoint
+from projectiond.database import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Steered:
+    """What came of it: the row before (``None``: there was none), and whether anything was changed."""
+
+    before: Checkpoint | None
+    is_changed: bool
+    position: int
+    """Where the projection stood when the change was made."""
+
+
+def pause(db: Connection, name: str) -> Steered:
+    """Pause a projection; one that has no row yet gets one, so that it does not begin."""
+    with db.transaction():
+        before = checkpoints.find(db, name)
+        if before is None:
+            is_made = db.execute(sql.INSERT_STATUS, {"name": name, "status": "paused"}).rowcount == 1
+            if is_made:
+                return Steered(None, is_changed=True, position=0)
+        return _set_status(db, name, before, "paused")
+
+
+def resume(db: Connection, name: str) -> Steered:
+    """Set a paused projection to running, which clears its error too; leave any other as it is."""
+    with db.transaction():
+        before = checkpoints.find(db, name)
+        if before is None or before.status != "paused":
+            return Steered(before, is_changed=False, position=0 if before is None else before.position)
+        return _set_status(db, name, before, "running")
+
+
+def rebuild(db: Connection, name: str) -> Steered:
+    """Ask for a rebuild from the first event; one that is in progress begins anew."""
+    with db.transaction():
+        before = checkpoints.find(db, name)
+        db.execute(sql.INSERT_STATUS, {"name": name, "status": "rebuilding"})
+        # By way of running: that makes the trigger forget a rebuild that had begun, so the tables are emptied again.
+        db.execute(sql.SET_STATUS, {"name": name, "status": "running"})
+        return _set_status(db, name, before, "rebuilding")
+
+
+def _set_status(db: Connection, name: str, before: Checkpoint | None, status: str) -> Steered:
+    row = db.execute(sql.SET_STATUS, {"name": name, "status": status}).fetchone()
+    if row is None:
+        return Steered(before, is_changed=False, position=0 if before is None else before.position)
+    return Steered(before, is_changed=True, position=int(row[0]))
