@@ -565,10 +565,12 @@ BEGIN
         RETURN NEW;
     END IF;
     PERFORM pg_notify('projectiond_status', NEW.projection_name);
-    IF NEW.status = 'running' THEN
-        IF NEW.error_message IS NOT DISTINCT FROM OLD.error_message THEN
-            NEW.error_message := NULL;
-        END IF;
+    IF NEW.status = 'running' AND NEW.error_message IS NOT DISTINCT FROM OLD.error_message THEN
+        NEW.error_message := NULL;
+    END IF;
+    -- 'running': the rebuild has ended or is called off. 'rebuilding': begin afresh, also after a pause, since the
+    -- handlers may have been mended meanwhile.
+    IF NEW.status IN ('running', 'rebuilding') THEN
         EXECUTE format('DELETE FROM %I.projection_rebuilds WHERE projection_name = $1', TG_TABLE_SCHEMA)
         USING NEW.projection_name;
     END IF;

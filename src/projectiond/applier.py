@@ -10,14 +10,14 @@ Called by the runner, with a part of a batch that fits one transaction.  Two way
 Since nothing had been committed, applying again is never a second effect.
 
 Whatever a handler does to its connection that would break "one transaction" is an error of that handler: see
-``database`` for what is refused beforehand; a transaction that is gone by the time of the checkpoint is found here.
+``database`` for what is refused beforehand, and ``checkpoint`` for what is found afterwards.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from psycopg.pq import TransactionStatus
+import psycopg
 
 from projectiond import checkpoint as checkpoints
 from projectiond.checkpoint import Checkpoint
@@ -55,15 +55,10 @@ class Applier:
 
     def _apply(self, db: Connection, checkpoint: Checkpoint, part: Part) -> Checkpoint:
         try:
-            with db.transaction():
+            with checkpoints.open_transaction(db):
                 with db.guarded():
                     for event in part.events:
                         self._handle(event, db)
-                if db.info.transaction_status is TransactionStatus.IDLE:
-                    raise TransactionControlError(
-                        "a handler ended the transaction inside a statement, so part of the batch is committed",
-                        hint="take the COMMIT or ROLLBACK out of its SQL, then rebuild the projection",
-                    )
                 last_event_id = part.events[-1].event_id if part.events else None
                 advanced = checkpoints.advance(
                     db, checkpoint, part.upto, last_event_id=last_event_id, applied=len(part.events)
@@ -78,6 +73,11 @@ class Applier:
             self.handler_name = handler.name
             try:
                 handler.call(event, db)
+            except psycopg.Rollback as error:
+                raise TransactionControlError(
+                    f"{handler.name} raised Rollback, but the transaction is the daemon's",
+                    hint="raise it inside a `with db.transaction()` of the handler's own, or raise an error",
+                ) from error
             except Exception:
                 raise
             except BaseException as error:

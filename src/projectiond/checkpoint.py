@@ -12,6 +12,8 @@ read it and only while the status is the one that this runner acts on.  From tha
 It relies on READ COMMITTED, which ``database`` sets, and on nobody else moving ``last_sequence_number`` forward.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 from uuid import UUID
@@ -19,8 +21,8 @@ from uuid import UUID
 import psycopg.sql
 
 from projectiond import sql
-from projectiond.database import Connection
-from projectiond.errors import ConfigurationError, ConflictError
+from projectiond.database import Connection, fetch_row
+from projectiond.errors import ConfigurationError, ConflictError, TransactionControlError
 from projectiond.failure import printable
 
 Status = Literal["running", "paused", "rebuilding"]
@@ -76,6 +78,14 @@ def load(db: Connection, name: str) -> Checkpoint:
     return found
 
 
+@contextmanager
+def open_transaction(db: Connection) -> Iterator[None]:
+    """Begin the transaction that :func:`advance` ends; it is committed with the block, or rolled back."""
+    with db.transaction():
+        db.execute(sql.OPEN_TRANSACTION)
+        yield
+
+
 def advance(db: Connection, checkpoint: Checkpoint, to: int, *, last_event_id: UUID | None, applied: int) -> Checkpoint:
     """Move the checkpoint, as the last statement of the caller's transaction.
 
@@ -91,6 +101,7 @@ def advance(db: Connection, checkpoint: Checkpoint, to: int, *, last_event_id: U
 
     Raises:
         ConflictError: The row is not as this runner left it; the transaction must be rolled back.
+        TransactionControlError: A handler has ended the transaction in which :func:`open_transaction` began.
     """
     parameters = {
         "name": checkpoint.name,
@@ -101,6 +112,12 @@ def advance(db: Connection, checkpoint: Checkpoint, to: int, *, last_event_id: U
         "applied": applied,
     }
     if db.execute(sql.ADVANCE_CHECKPOINT, parameters).fetchone() is None:
+        if not fetch_row(db, sql.IS_TRANSACTION_OPEN)[0]:
+            raise TransactionControlError(
+                "a handler ended the transaction inside a statement, so a part of the batch is committed without its "
+                "checkpoint",
+                hint="take the COMMIT or ROLLBACK out of its SQL, then rebuild the projection",
+            )
         raise ConflictError(
             f'the checkpoint of "{checkpoint.name}" is no longer {checkpoint.status} at {checkpoint.position}, '
             f"after which this runner applied events up to {to}",
@@ -128,6 +145,7 @@ def reset(db: Connection, checkpoint: Checkpoint, tables: tuple[str, ...], targe
         db.execute("SELECT set_config('lock_timeout', %s, true)", (RESET_LOCK_TIMEOUT,))
         if db.execute(sql.RESET_CHECKPOINT, {"name": name, "from": checkpoint.position}).fetchone() is None:
             return False
+        # The row's lock and the marker's absence together: of two runners, one resets.
         db.execute(psycopg.sql.SQL("TRUNCATE {} RESTART IDENTITY").format(_identifiers(tables)))
         db.execute(sql.CLEAR_DEAD_LETTERS, {"name": name})
         db.execute(sql.MARK_REBUILD, {"name": name, "target": target})

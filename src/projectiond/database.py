@@ -6,8 +6,9 @@ exists only where the code says ``with db.transaction()``, and reads never hold 
 A handler gets a :class:`Connection` inside the batch's transaction.  That transaction is the runner's: it also
 holds the checkpoint, and ending it early would let a crash apply the batch twice.  So while handlers run
 (``with db.guarded()``) every way to end or to begin a transaction is refused: the methods, and statements that
-start with such a verb.  A verb hidden in a multi-statement string gets past that look; the runner notices it
-afterwards from the transaction's status.  Savepoints (``with db.transaction()``) are welcome.
+start with such a verb.  One that is hidden behind another statement gets past that look; the compare-and-set of
+the checkpoint then fails, for a setting that is local to the transaction is gone.  Savepoints
+(``with db.transaction()``) are welcome.
 
 Failures are psycopg's own (``OperationalError`` when the server is away), except in :func:`connect`, whose
 message a person reads: it raises :class:`DatabaseUnavailableError` in one sentence.
@@ -40,12 +41,23 @@ CONNECT_TIMEOUT_SECONDS: Final = 10
 POOL_TIMEOUT_SECONDS: Final = 30.0
 
 _TRANSACTION_CONTROL: Final = re.compile(
-    r"""(?: \s+ | --[^\n]*\n | /\*.*?\*/ )*
+    r"""(?: [\s;]+ | --[^\n]*\n | /\*.*?\*/ )*
     (?: begin | commit | end | abort | start\s+transaction | prepare\s+transaction
       | rollback (?! \s+ (?: (?:work|transaction) \s+ )? to\b ) )
     \b""",
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
+
+
+_SESSION_CHANGE: Final = re.compile(
+    r"\s* (?: set (?! \s+ local \b) | reset | discard | listen ) \b | .* \b set_config \s* \(",
+    re.VERBOSE | re.IGNORECASE | re.DOTALL,
+)
+
+
+@lru_cache(maxsize=1024)
+def _is_session_change(statement: str) -> bool:
+    return _SESSION_CHANGE.match(statement) is not None
 
 
 @lru_cache(maxsize=1024)
@@ -59,8 +71,14 @@ class _Cursor(psycopg.Cursor[TupleRow]):
     def execute(self, query: Query, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401 - psycopg's, passed through
         connection = self.connection
         if isinstance(connection, Connection) and connection.is_guarded:
-            connection.refuse_control(query)
+            connection.inspect(query)
         return super().execute(query, *args, **kwargs)
+
+    def executemany(self, query: Query, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as above
+        connection = self.connection
+        if isinstance(connection, Connection) and connection.is_guarded:
+            connection.inspect(query)
+        super().executemany(query, *args, **kwargs)
 
 
 class Connection(psycopg.Connection[TupleRow]):
@@ -75,6 +93,9 @@ class Connection(psycopg.Connection[TupleRow]):
 
     is_guarded = False
 
+    # Whether a handler has changed settings of the session (SET search_path); the pool must not hand it on.
+    is_altered = False
+
     # When the server process was started.  A mark that was proven on one server says nothing about another.
     incarnation: datetime | None = None
 
@@ -84,15 +105,18 @@ class Connection(psycopg.Connection[TupleRow]):
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Refuse transaction control within the block."""
+        """Refuse transaction control within the block, and undo what is done to the connection object in it."""
+        before = self.row_factory, self.cursor_factory, self.prepare_threshold
         self.is_guarded = True
         try:
             yield
         finally:
             self.is_guarded = False
+            # The connection goes back to a pool that other projections use.
+            self.row_factory, self.cursor_factory, self.prepare_threshold = before
 
-    def refuse_control(self, query: Query) -> None:
-        """Raise when the statement would end or begin a transaction."""
+    def inspect(self, query: Query) -> None:
+        """Refuse a statement that would end or begin a transaction; note one that changes the session."""
         match query:
             case str():
                 statement = query
@@ -105,6 +129,7 @@ class Connection(psycopg.Connection[TupleRow]):
                 statement = "".join(getattr(query, "strings", ())[:1])
         if _is_transaction_control(statement):
             raise _refusal(" ".join(statement.split())[:40])
+        self.is_altered = self.is_altered or _is_session_change(statement)
 
     def commit(self) -> None:
         """Refused in a handler."""

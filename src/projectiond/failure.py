@@ -7,7 +7,7 @@ class      for example                                          what the runner 
 ========== ==================================================== ==========================================
 TRANSIENT  connection lost, deadlock, time-out, disk full       roll back, wait, try again for ever
 CONFLICT   the checkpoint was moved or the status changed       roll back, read the row again
-FATAL      missing table or privilege, wrong configuration      pause the projection, whatever its policy
+FATAL      missing table or privilege, COMMIT in a handler      pause the projection, whatever its policy
 POISON     anything else: a handler's exception, a constraint   isolate the event, then its policy
 ========== ==================================================== ==========================================
 
@@ -22,7 +22,7 @@ import psycopg
 from psycopg import errors
 from psycopg_pool import PoolClosed
 
-from projectiond.errors import ConfigurationError, ConflictError, DatabaseUnavailableError
+from projectiond.errors import ConfigurationError, ConflictError, DatabaseUnavailableError, TransactionControlError
 
 # Error messages go into a column, a log line and a terminal.
 MAX_TEXT: Final = 1000
@@ -73,7 +73,7 @@ def classify(error: BaseException) -> Failure:
     match error:
         case ConflictError():
             return Failure.CONFLICT
-        case ConfigurationError():
+        case ConfigurationError() | TransactionControlError():
             return Failure.FATAL
         case DatabaseUnavailableError() | PoolClosed():
             return Failure.TRANSIENT
@@ -101,8 +101,12 @@ def describe(error: BaseException) -> str:
 
     Text from events is hostile: a NUL or a lone surrogate cannot be stored, control characters move cursors.
     """
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return printable(text)
+    kind = type(error).__name__
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - an author's exception may fail at this too, and its story must not be lost
+        text = "(its text cannot be shown)"
+    return printable(f"{kind}: {text}" if text else kind)
 
 
 def printable(text: str) -> str:

@@ -1,10 +1,11 @@
 """What a projection needs before its first event: its own tables and its checkpoint row.
 
-Called by the runner before its first step and after each pause for a fault.  Idempotent; the author's DDL is run
-each time in one transaction, under a lock that keeps two workers from creating the same table at the same moment.
+Called by the runner: :func:`enroll` when it first looks for the row, :func:`prepare` before its first event and after
+each pause for a fault.  Both are idempotent.  The author's DDL is run each time in one transaction, under a lock that
+keeps two workers from creating the same table at the same moment.
 
-Refuses to begin at 0 on tables that hold rows already: they were filled by something whose position is not known,
-and applying every event again would count it twice.
+A projection does not begin at 0 on tables that hold rows already: they were filled by something whose position is not
+known, and applying every event again would count it twice.
 """
 
 from typing import Final
@@ -23,20 +24,27 @@ from projectiond.failure import describe, is_transient
 LOCK_TIMEOUT: Final = "5s"
 
 
-def prepare(db: Connection, definition: Definition, *, is_first_time: bool) -> None:
-    """Apply the projection's schema, see that its tables are there, and make its checkpoint row.
+def enroll(db: Connection, definition: Definition) -> None:
+    """Make the checkpoint row, unless there is one; paused, with its reason, when the tables hold rows already."""
+    with db.transaction():
+        if not checkpoints.create(db, definition.name):
+            return
+        filled = [table for table in definition.tables if _exists(db, table) and _has_rows(db, table)]
+        if filled:
+            name = definition.name
+            reason = (
+                f'"{name}" had no checkpoint, but its table {filled[0]} already holds rows; run "projectiond rebuild '
+                f'{name}", or set last_sequence_number to the last event that they contain and the status to running'
+            )
+            checkpoints.pause_for_fault(db, checkpoints.load(db, name), reason)
 
-    Args:
-        db: In autocommit mode.
-        definition: The projection.
-        is_first_time: Whether this runner has not yet seen the row; a row deleted later is not made again.
+
+def prepare(db: Connection, definition: Definition) -> None:
+    """Apply the projection's schema, and see that its tables are there.
 
     Raises:
-        ConfigurationError: The schema is refused by PostgreSQL, a table is missing, or the tables hold rows of
-            unknown origin.
+        ConfigurationError: The schema is refused by PostgreSQL, or a table is missing.
     """
-    if is_first_time and checkpoints.create(db, definition.name):
-        _refuse_foreign_rows(db, definition)
     with db.transaction():
         apply_schema(db, definition)
         missing = missing_tables(db, definition)
@@ -74,18 +82,10 @@ def missing_tables(db: Connection, definition: Definition) -> list[str]:
     return [table for table in definition.tables if not _exists(db, table)]
 
 
-def _refuse_foreign_rows(db: Connection, definition: Definition) -> None:
-    for table in definition.tables:
-        if not _exists(db, table):
-            continue
-        name = psycopg.sql.Identifier(*table.split("."))
-        row = db.execute(psycopg.sql.SQL("SELECT EXISTS (SELECT FROM {})").format(name)).fetchone()
-        if row is not None and row[0]:
-            raise ConfigurationError(
-                f'"{definition.name}" has no checkpoint yet, but its table {table} already holds rows',
-                hint=f'run "projectiond rebuild {definition.name}", or set last_sequence_number of its checkpoint to '
-                "the last event that they contain and the status to running",
-            )
+def _has_rows(db: Connection, table: str) -> bool:
+    name = psycopg.sql.Identifier(*table.split("."))
+    row = db.execute(psycopg.sql.SQL("SELECT EXISTS (SELECT FROM {})").format(name)).fetchone()
+    return row is not None and bool(row[0])
 
 
 def _exists(db: Connection, table: str) -> bool:

@@ -76,7 +76,7 @@ class Reader:
         with closing(_stream(cursor, statement, parameters)) as rows:
             for row in rows:
                 events.append(Event.from_row(row))
-                weight += len(row[4])
+                weight += len(row[4]) + len(row[5] or b"")
                 if weight >= MAX_BATCH_BYTES:
                     break
         is_cut_short = weight >= MAX_BATCH_BYTES or len(events) == self._batch_size

@@ -23,7 +23,7 @@ import enum
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -38,12 +38,12 @@ from projectiond.applier import Applier, Part
 from projectiond.checkpoint import Checkpoint
 from projectiond.database import Connection
 from projectiond.definition import Definition
-from projectiond.errors import ConfigurationError
+from projectiond.errors import ConfigurationError, ProjectiondError
 from projectiond.failure import Failure, classify, describe, is_transient
 from projectiond.highwater import read_store_end
 from projectiond.isolation import Isolation
 from projectiond.limits import Limits
-from projectiond.preparation import prepare
+from projectiond.preparation import enroll, prepare
 from projectiond.reader import Batch, Reader
 from projectiond.recorder import Slot
 
@@ -169,7 +169,7 @@ class Runner:
             except Exception as error:  # noqa: BLE001 - this is the place that decides, whatever it was
                 outcome = self._decide(error)
             if outcome is not Outcome.ADVANCED and not self._stopping.is_set():
-                self._wake.wait()
+                self._wake.wait(LONGEST_RETRY_SECONDS if self._fault is not None else None)
 
     def run_once(self) -> Outcome:
         """Take the projection one step on.
@@ -177,15 +177,15 @@ class Runner:
         Raises:
             Exception: whatever went wrong; nothing of the transaction in hand was committed.
         """
-        with self._pool.connection() as db:
+        with self._borrowed_connection() as db:
             if self._fault is not None:
                 return self._pause(db, self._fault)
-            if not self._is_prepared:
-                prepare(db, self.definition, is_first_time=self._checkpoint is None)
-                self._is_prepared = True
             checkpoint = self._current_checkpoint(db)
             if checkpoint.status == "paused":
                 return Outcome.PAUSED
+            if not self._is_prepared:
+                prepare(db, self.definition)
+                self._is_prepared = True
             if checkpoint.status == "rebuilding" and not checkpoint.is_reset:
                 return self._begin_rebuild(db, checkpoint)
             mark = self._settled(db)
@@ -193,18 +193,29 @@ class Runner:
                 return self._arrive(db, checkpoint, mark)
             batch = self._reader.read(db, checkpoint.position, mark)
             for part in self._parts(batch):
-                checkpoint = self._apply(db, checkpoint, part)
-                self._checkpoint = checkpoint
+                self._checkpoint = checkpoint = self._apply(db, checkpoint, part)
             self._report(batch, mark)
             return Outcome.ADVANCED
 
     # --- the steps
+
+    @contextmanager
+    def _borrowed_connection(self) -> Iterator[Connection]:
+        with self._pool.connection() as db:
+            try:
+                yield db
+            finally:
+                if db.is_altered:
+                    # Other projections would inherit the handler's search_path or role; the pool opens a new one.
+                    db.close()
 
     def _current_checkpoint(self, db: Connection) -> Checkpoint:
         known = self._checkpoint
         if known is not None and not self._is_stale.is_set():
             return known
         self._is_stale.clear()
+        if known is None:
+            enroll(db, self.definition)
         self._checkpoint = now = checkpoints.load(db, self.definition.name)
         if known is None:
             self._log.info(logs.PROJECTION_STARTED, position=now.position, status=now.status)
@@ -300,9 +311,16 @@ class Runner:
         if classify(error) is Failure.CONFLICT:
             self._repeats.log("warning", logs.CHECKPOINT_CONFLICTED, key="conflict", error=describe(error))
             return Outcome.ADVANCED
+        if self._fault is not None:
+            # Not even the pause can be written: the table is gone, or a privilege.  Wait, and try again.
+            self._repeats.log(
+                "error", logs.PROJECTION_STOPPED, key="pause", error=describe(error), fault=self._fault.text
+            )
+            return Outcome.PAUSED
         if not self._stopping.is_set():
             known = self._checkpoint
-            self._fault = Fault(str(error), None if known is None else known.position)
+            text = str(error) if isinstance(error, ProjectiondError) else describe(error)
+            self._fault = Fault(text, None if known is None else known.position)
         return Outcome.ADVANCED
 
     def _pause(self, db: Connection, fault: Fault) -> Outcome:
@@ -315,7 +333,10 @@ class Runner:
         if now is None:
             self._log.error(logs.PROJECTION_STOPPED, error=fault.text)
             return Outcome.PAUSED
+        if now.status == "paused":
+            return Outcome.PAUSED
         if fault.position not in {None, now.position} or not checkpoints.pause_for_fault(db, now, fault.text):
+            # Another runner has moved on, or the operator has changed the status: see what is there now.
             return Outcome.ADVANCED
         self._log.error(logs.PROJECTION_PAUSED, position=now.position, error=fault.text)
         return Outcome.PAUSED

@@ -230,6 +230,13 @@ VALUES (%(name)s)
 ON CONFLICT (projection_name) DO NOTHING
 """
 
+# The first statement of every transaction that applies events.  The setting is local: when a handler has ended the
+# transaction, by whatever trick, it is gone, and the compare-and-set below fails.
+OPEN_TRANSACTION: LiteralString = "SELECT set_config('projectiond.transaction', 'open', true)"
+
+# Rows: one (whether this is still the transaction that OPEN_TRANSACTION was run in).
+IS_TRANSACTION_OPEN: LiteralString = "SELECT coalesce(current_setting('projectiond.transaction', true) = 'open', false)"
+
 # Parameters: name, from, to, status, last_event_id (may be null), applied.  The compare-and-set that
 # ends every transaction: one row comes back, or somebody else moved the checkpoint or changed the status.
 # Locks: the row, until the COMMIT that follows at once.  Index: the primary key.
@@ -243,6 +250,7 @@ SET last_sequence_number = %(to)s,
 WHERE projection_name = %(name)s
     AND last_sequence_number = %(from)s
     AND status = %(status)s
+    AND current_setting('projectiond.transaction', true) = 'open'
 RETURNING last_sequence_number
 """
 
@@ -284,6 +292,7 @@ SET last_sequence_number = 0,
 WHERE projection_name = %(name)s
     AND last_sequence_number = %(from)s
     AND status = 'rebuilding'
+    AND NOT EXISTS (SELECT FROM projection_rebuilds WHERE projection_name = %(name)s)
 RETURNING last_sequence_number
 """
 

@@ -213,13 +213,15 @@ class Worker:
     def _shut_down(self) -> None:
         for runner in self._runners.values():
             runner.stop()
+        # First of all: a runner that waits for a connection of a server that is away gets an error instead.
+        # A connection in use stays open until its transaction is done.
+        self._pool.close()
         for runner in [*self._runners.values(), *self._leaving.values()]:
             while not runner.join(TICK_SECONDS):
                 self._recorder.beat(is_ready=True)
         if self._lease_db is not None:
             self._lease_db.close()
         self._watcher.stop()
-        self._pool.close()
 
 
 def main(arguments: Sequence[str]) -> int:
