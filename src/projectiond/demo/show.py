@@ -1,0 +1,139 @@
+"""The demo, all of it: a server, a daemon, a shop, and a view of what comes of it.
+
+Leaves nothing running, whichever way it ends: by --seconds, by Ctrl-C, or killed (see ``daemon``).  What it has
+written stays, and the next run goes on with it.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Final
+
+from pydantic import SecretStr
+from rich.console import Console
+from rich.live import Live
+
+from projectiond.database import Connection, connect
+from projectiond.demo.daemon import DaemonProcess
+from projectiond.demo.stream import OrderStream
+from projectiond.demo.view import Picture, describe_latency, draw, line, take_picture
+from projectiond.embedded import DIRECTORY, start_embedded
+from projectiond.errors import ProjectiondError
+from projectiond.schema import apply_schema
+from projectiond.settings import Settings
+
+PROJECTIONS: Final = Path(__file__).parent / "projections"
+LOG_FILE: Final = DIRECTORY / "demo.log"
+
+# An order has about three steps.
+STEPS_PER_ORDER: Final = 3
+
+# A picture is a dozen small queries; four a second look alive.
+FRAME_SECONDS: Final = 0.25
+LINE_SECONDS: Final = 1.0
+
+Tell = Callable[[str], None]
+
+
+def run_demo(*, seconds: float | None, orders_per_second: float, tell: Tell) -> None:
+    """Show the demo.
+
+    Args:
+        seconds: How long; None until Ctrl-C.
+        orders_per_second: How many orders are placed.
+        tell: Prints a line.
+
+    Raises:
+        ProjectiondError: The server or the daemon does not start, or ends by itself.
+    """
+    tell(f"starting PostgreSQL in {DIRECTORY}/, the daemon (its log: {LOG_FILE}), and a shop that takes orders ...")
+    dsn = start_embedded()
+    with connect(dsn, role="demo", statement_timeout_seconds=10) as db, ExitStack() as running:
+        apply_schema(db)
+        settings = Settings(database_url=SecretStr(dsn), projections=(PROJECTIONS,), log_format="json")
+        daemon = DaemonProcess(settings, LOG_FILE)
+        running.callback(daemon.stop)
+        stream = OrderStream(dsn, orders_per_second * STEPS_PER_ORDER)
+        show = _Show(db, daemon, stream, seconds)
+        with suppress(KeyboardInterrupt):
+            show.await_daemon()
+            stream.start()
+            running.callback(stream.stop)
+            show.run(tell)
+        _conclude(show, stream, tell)
+
+
+class _Show:
+    """Takes a picture again and again, and shows it."""
+
+    def __init__(self, db: Connection, daemon: DaemonProcess, stream: OrderStream, seconds: float | None) -> None:
+        self._db = db
+        self._daemon = daemon
+        self._stream = stream
+        self._began = time.monotonic()
+        self._seconds = seconds
+        self._names = sorted(path.stem for path in PROJECTIONS.glob("*.py"))
+        self.picture: Picture | None = None
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """How long it has been running."""
+        return time.monotonic() - self._began
+
+    def await_daemon(self) -> None:
+        """Wait until the daemon has begun, so that the first order is no special case."""
+        while self._look() and self.picture is not None:
+            if self.picture.overview.live_workers and all(s.status for s in self.picture.overview.projections):
+                return
+            time.sleep(FRAME_SECONDS)
+
+    def run(self, tell: Tell) -> None:
+        """Show it until the time is over."""
+        if not sys.stdout.isatty():
+            while self._look():
+                if self.picture is not None:
+                    tell(line(self.picture, self.elapsed_seconds))
+                time.sleep(LINE_SECONDS)
+            return
+        with Live(console=Console(), screen=True, auto_refresh=False) as live:
+            while self._look():
+                if self.picture is not None:
+                    live.update(draw(self.picture, self._heading(), _FOOTING), refresh=True)
+                time.sleep(FRAME_SECONDS)
+
+    def _look(self) -> bool:
+        """Take the next picture; say whether to go on."""
+        code = self._daemon.exit_code()
+        if code is not None:
+            raise ProjectiondError(f"the demo's daemon ended with exit code {code}", hint=f"see {LOG_FILE}")
+        if self._stream.error is not None:
+            raise ProjectiondError(f"the demo's shop cannot write: {self._stream.error}", hint=f"see {LOG_FILE}")
+        self.picture = take_picture(self._db, self._names, self._stream)
+        return self._seconds is None or self.elapsed_seconds < self._seconds
+
+    def _heading(self) -> str:
+        head = self.picture.overview.head if self.picture else 0
+        return (
+            f"projectiond demo, {self.elapsed_seconds:.0f} s: {head:,} events in the store, "
+            f"{self._stream.events:,} of them from this run"
+        )
+
+
+_FOOTING: Final = (
+    'In another terminal, in this directory: "projectiond status", "projectiond pause order_summary", '
+    '"projectiond resume order_summary", "projectiond rebuild daily_sales". Ctrl-C ends the demo.'
+)
+
+
+def _conclude(show: _Show, stream: OrderStream, tell: Tell) -> None:
+    tell(f"the demo ran for {show.elapsed_seconds:.0f} s and wrote {stream.events} events")
+    if show.picture is not None:
+        for state in show.picture.overview.projections:
+            tell(f"  {state.name}: {state.status or 'not begun'} at {state.position or 0}, lag {state.lag}")
+        tell(f"  {describe_latency(show.picture)}")
+    tell(
+        f"the data stays in {DIRECTORY}/, the next demo goes on with it; where to look next: the projections in "
+        f"{PROJECTIONS}, the daemon's log in {LOG_FILE}, and your own: projectiond new NAME"
+    )

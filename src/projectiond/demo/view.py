@@ -1,0 +1,158 @@
+"""What the read models say: taken as one picture, drawn on a terminal or told in lines.
+
+Called by ``show`` a few times a second.  Plain SELECTs, as an application's pages would send them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+import psycopg
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from projectiond.database import Connection
+from projectiond.demo.stream import OrderStream
+from projectiond.overview import Overview, read_overview
+
+ORDERS: LiteralString = """
+SELECT customer, status, item_count, total_cents, to_char(updated_at, 'HH24:MI:SS')
+FROM order_summary
+ORDER BY updated_at DESC, order_id
+LIMIT 8
+"""
+
+DAYS: LiteralString = """
+SELECT day::text, orders_placed, orders_cancelled, payments, revenue_cents
+FROM daily_sales
+ORDER BY day DESC
+LIMIT 3
+"""
+
+ACTIVITIES: LiteralString = """
+SELECT customer, activity, to_char(happened_at, 'HH24:MI:SS')
+FROM customer_activity
+ORDER BY sequence_number DESC
+LIMIT 5
+"""
+
+_STATUSES = {"placed": "white", "paid": "green", "shipped": "blue", "cancelled": "red"}
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Everything at one moment."""
+
+    overview: Overview
+    orders: Sequence[tuple[Any, ...]]
+    days: Sequence[tuple[Any, ...]]
+    activities: Sequence[tuple[Any, ...]]
+    latency_p50: float | None
+    latency_p99: float | None
+
+
+def take_picture(db: Connection, names: Sequence[str], stream: OrderStream) -> Picture:
+    """Read everything; a table that the daemon has not made yet counts as empty."""
+    return Picture(
+        overview=read_overview(db, names),
+        orders=_read(db, ORDERS),
+        days=_read(db, DAYS),
+        activities=_read(db, ACTIVITIES),
+        latency_p50=stream.latency_milliseconds(50),
+        latency_p99=stream.latency_milliseconds(99),
+    )
+
+
+def draw(picture: Picture, heading: str, footing: str) -> RenderableType:
+    """Give it for a terminal."""
+    columns = Table.grid(padding=(0, 1), expand=True)
+    columns.add_column(ratio=3)
+    columns.add_column(ratio=2)
+    columns.add_row(
+        Panel(_orders(picture), title="order_summary: latest orders", title_align="left"),
+        Group(
+            Panel(_days(picture), title="daily_sales", title_align="left"),
+            Panel(_activities(picture), title="customer_activity", title_align="left"),
+        ),
+    )
+    return Group(
+        Text(heading, style="bold"),
+        Text(describe_latency(picture)),
+        Panel(_projections(picture), title="projections", title_align="left"),
+        columns,
+        Text(footing, style="dim"),
+    )
+
+
+def line(picture: Picture, seconds: float) -> str:
+    """Give it as one line."""
+    states = ", ".join(
+        f"{state.name} {state.status or 'not begun'} at {state.position or 0}"
+        + (f" (lag {state.lag})" if state.lag else "")
+        for state in picture.overview.projections
+    )
+    return f"{seconds:4.0f} s: {picture.overview.head} events; {states}; {describe_latency(picture)}"
+
+
+def describe_latency(picture: Picture) -> str:
+    """Say how soon an event is to be read."""
+    if picture.latency_p50 is None or picture.latency_p99 is None:
+        return "from commit to visible in order_summary: not measured yet"
+    return (
+        f"from commit to visible in order_summary: p50 {picture.latency_p50:.1f} ms, p99 {picture.latency_p99:.1f} ms"
+    )
+
+
+def _read(db: Connection, statement: LiteralString) -> Sequence[tuple[Any, ...]]:
+    try:
+        return db.execute(statement).fetchall()
+    except psycopg.errors.UndefinedTable:
+        return []
+
+
+def _projections(picture: Picture) -> Table:
+    table = _table("projection", "status", "<position", "<lag", "<events applied")
+    for state in picture.overview.projections:
+        table.add_row(
+            Text(state.name),
+            Text(state.status or "not begun", style="yellow" if state.status == "paused" else "green"),
+            str(state.position or 0),
+            str(state.lag),
+            f"{state.events_processed or 0:,}",
+        )
+    return table
+
+
+def _orders(picture: Picture) -> Table:
+    table = _table("customer", "status", "<items", "<total", "changed")
+    for customer, status, items, cents, changed in picture.orders:
+        table.add_row(Text(customer), Text(status, style=_STATUSES.get(status, "")), str(items), _euros(cents), changed)
+    return table
+
+
+def _days(picture: Picture) -> Table:
+    table = _table("day", "<orders", "<cancelled", "<paid", "<revenue")
+    for day, placed, cancelled, payments, cents in picture.days:
+        table.add_row(day, str(placed), str(cancelled), str(payments), _euros(cents))
+    return table
+
+
+def _activities(picture: Picture) -> Table:
+    table = _table("customer", "activity", "when")
+    for customer, activity, when in picture.activities:
+        table.add_row(Text(customer), Text(activity), when)
+    return table
+
+
+def _table(*titles: str) -> Table:
+    """Make a table; a title that begins with < belongs to numbers."""
+    table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
+    for title in titles:
+        table.add_column(title.lstrip("<"), justify="right" if title.startswith("<") else "left", no_wrap=True)
+    return table
+
+
+def _euros(cents: int) -> str:
+    return f"{cents / 100:,.2f}"
