@@ -414,3 +414,9 @@ INSERT INTO projection_checkpoints (projection_name, status)
 VALUES (%(name)s, %(status)s)
 ON CONFLICT (projection_name) DO NOTHING
 """
+
+# Rows: one (is it a database that nobody has ever prepared).
+IS_WITHOUT_SCHEMA: LiteralString = """
+SELECT to_regclass('event_store') IS NULL
+    AND to_regclass('projection_checkpoints') IS NULL
+"""

@@ -46,6 +46,7 @@ app = typer.Typer(
         "Exit codes: 0 done, 1 a fault that the message names, 2 wrong usage, 3 timed out."
     ),
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
@@ -131,8 +132,9 @@ def _report(error: Exception, *, is_debug: bool) -> int:
 
 
 def _report_usage(message: str, context: typer.Context | None, code: int) -> int:
-    if context is not None and type(context).__name__ and not message:
-        print(context.get_help())  # noqa: T201 - nothing was asked for, so what can be asked for is the answer
+    if not message or "\n" in message:
+        # Nothing was asked for, so the help is the answer; typer has printed it, or it is the message.
+        print(message, end="")  # noqa: T201
         return code
     path = "projectiond" if context is None else context.command_path
     text = message.rstrip(".")
@@ -158,6 +160,8 @@ def _sentence_of_database(error: psycopg.Error) -> str:
             return f'the database lacks something of projectiond ({_word_of(error)}); run "projectiond init"'
         case errors.InsufficientPrivilege():
             return f'{_word_of(error)}; run "projectiond check" with this role, it names every GRANT'
+        case errors.QueryCanceled() | errors.LockNotAvailable():
+            return f"the database gave up: {_word_of(error)}; try again, or raise statement_timeout_seconds"
         case psycopg.OperationalError():
             return f"the database does not answer any more: {_word_of(error)}; try again when it does"
         case _:

@@ -39,8 +39,8 @@ def pause(context: typer.Context, names: Names) -> None:
     with target.connect("pause") as db:
         for name in find_names(db, target.settings, names):
             steered = steering.pause(db, name)
-            how = "paused" if steered.is_changed else "was paused already:"
-            tell(f'{how} {name} at {steered.position}; go on with "projectiond resume {name}"')
+            what = f"paused {name} at" if steered.is_changed else f"{name} was paused already, at"
+            tell(f'{what} {steered.position}; go on with "projectiond resume {name}"')
 
 
 def resume(context: typer.Context, names: Names) -> None:

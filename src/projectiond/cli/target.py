@@ -10,8 +10,10 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from projectiond.database import Connection, check_server, connect, describe_target
+from projectiond import sql
+from projectiond.database import Connection, check_server, connect, describe_target, fetch_row
 from projectiond.embedded import DIRECTORY, is_running, start_embedded
+from projectiond.errors import ConfigurationError
 from projectiond.schema import apply_schema
 from projectiond.settings import Settings, load_settings
 
@@ -44,15 +46,23 @@ class Target:
 
         Raises:
             DatabaseUnavailableError: It cannot be opened.
-            ConfigurationError: The server is none that the daemon could work with.
+            ConfigurationError: The server is none that the daemon could work with, or the schema is missing.
         """
         db = connect(self.dsn, role=role, statement_timeout_seconds=self.settings.statement_timeout_seconds)
         try:
             check_server(db)
+            self._refuse_empty(db)
         except BaseException:
             db.close()
             raise
         return db
+
+    def _refuse_empty(self, db: Connection) -> None:
+        if fetch_row(db, sql.IS_WITHOUT_SCHEMA)[0]:
+            raise ConfigurationError(
+                f"{self} has neither event_store nor projection_checkpoints in its search_path",
+                hint='run "projectiond init"',
+            )
 
 
 def find_target(options: Options) -> Target:
