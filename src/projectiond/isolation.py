@@ -8,6 +8,7 @@ A fault that every event would run into (a missing table) is never skipped.
 """
 
 import threading
+from collections.abc import Iterator
 from typing import Any, Final
 
 from tenacity import Retrying, retry_if_exception, sleep_using_event, stop_after_attempt, stop_when_event_set
@@ -37,8 +38,8 @@ class Isolation:
         self._applier = applier
         self._stopping = stopping
 
-    def apply(self, db: Connection, checkpoint: Checkpoint, part: Part) -> Checkpoint:
-        """Apply a part event by event; give the checkpoint that was committed last.
+    def apply(self, db: Connection, checkpoint: Checkpoint, part: Part) -> Iterator[Checkpoint]:
+        """Apply a part event by event; give each checkpoint that was committed.
 
         Raises:
             PoisonError: An event failed in every attempt, and the policy is to pause.
@@ -47,11 +48,11 @@ class Isolation:
         """
         for event in part.events:
             if self._stopping.is_set():
-                return checkpoint
+                return
             checkpoint = self._apply_event(db, checkpoint, event)
+            yield checkpoint
         if checkpoint.position < part.upto:
-            checkpoint = self._applier.apply_single(db, checkpoint, Part((), part.upto))
-        return checkpoint
+            yield self._applier.apply_single(db, checkpoint, Part((), part.upto))
 
     def _apply_event(self, db: Connection, checkpoint: Checkpoint, event: Event[Any]) -> Checkpoint:
         retrying = Retrying(

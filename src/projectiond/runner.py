@@ -281,7 +281,11 @@ class Runner:
             except Exception as error:
                 if classify(error) in {Failure.TRANSIENT, Failure.CONFLICT}:
                     raise
-        return self._isolation.apply(db, checkpoint, part)
+        committed = checkpoint
+        for committed in self._isolation.apply(db, checkpoint, part):
+            # Kept at once: the event after this one may be the one that pauses the projection here.
+            self._checkpoint = committed
+        return committed
 
     def _report(self, batch: Batch, mark: int) -> None:
         is_full = len(batch.events) >= self._limits.batch_size

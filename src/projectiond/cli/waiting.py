@@ -160,12 +160,9 @@ def _has_arrived(db: Connection, now: Checkpoint, arrival: Arrival) -> bool:
 def _paused(name: str, now: Checkpoint | None) -> str:
     if now is None:
         return f'the checkpoint row of "{name}" is gone; see "projectiond status"'
-    why = f": {now.error_message}" if now.error_message else ""
-    return (
-        f'"{name}" is paused at {now.position}{why}; then "projectiond resume {name}"'
-        if why
-        else (f'"{name}" is paused at {now.position}; "projectiond resume {name}" lets it go on')
-    )
+    if now.error_message:
+        return f'"{name}" is paused at {now.position}: {now.error_message} ("projectiond resume {name}")'
+    return f'"{name}" is paused at {now.position}; "projectiond resume {name}" lets it go on'
 
 
 def _warn_without_daemon(db: Connection) -> None:
