@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from bench import catchup, latency, machine, report
+from bench import catchup, idle, latency, machine, report, writers
 from bench.context import FULL, QUICK, Context
 from bench.report import Figure
 from bench.server import running_server
@@ -20,6 +20,8 @@ from bench.server import running_server
 MEASUREMENTS: Final[dict[str, Callable[[Context], list[Figure]]]] = {
     "catch-up": catchup.measure,
     "latency": latency.measure,
+    "writers": writers.measure,
+    "idle": idle.measure,
 }
 
 
