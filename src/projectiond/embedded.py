@@ -13,6 +13,7 @@ waits; so a start is tried a few times.  For root the package makes a system use
 the data to everybody's reading, because PostgreSQL refuses to run as root.
 """
 
+import atexit
 import contextlib
 import json
 import logging
@@ -104,17 +105,30 @@ def _prepare_package(package: Any, directory: Path) -> None:  # noqa: ANN401
 
 
 def _start(package: Any, data: Path) -> str:  # noqa: ANN401
-    with package.PostgresServer._lock:  # noqa: SLF001
+    servers = package.PostgresServer
+    with servers._lock:  # noqa: SLF001
         _strike_out_dead_users(data / ".handle_pids.json")
-    server = package.get_server(data, cleanup_mode="stop")
-    dsn = str(server.get_uri())
+    is_ours_already = data in servers._instances  # noqa: SLF001
     try:
+        server = package.get_server(data, cleanup_mode="stop")
+        dsn = str(server.get_uri())
+        # The number in its pid file may belong to another process by now, or it has just been stopped.
         psycopg.connect(dsn, connect_timeout=5).close()
-    except psycopg.OperationalError:
-        # The number in its pid file belongs to another process by now, or it has just been stopped.
-        package.PostgresServer._instances.pop(data, None)  # noqa: SLF001
+    except Exception:
+        # The package keeps what it failed to start, and would give it to the next who asks.
+        if (failed := servers._instances.pop(data, None)) is not None:  # noqa: SLF001
+            atexit.unregister(failed._cleanup)  # noqa: SLF001
         raise
+    if not is_ours_already:
+        atexit.unregister(server._cleanup)  # noqa: SLF001
+        atexit.register(_leave, server)
     return dsn
+
+
+def _leave(server: Any) -> None:  # noqa: ANN401
+    """Stop the server unless others use it; one that was killed meanwhile is no reason for a traceback."""
+    with contextlib.suppress(Exception):
+        server._cleanup()  # noqa: SLF001
 
 
 def _strike_out_dead_users(file: Path) -> None:
