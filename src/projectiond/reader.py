@@ -15,7 +15,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final, LiteralString
 
-import psycopg
 from psycopg.abc import AdaptContext, Buffer
 from psycopg.adapt import Loader
 from psycopg.rows import TupleRow
@@ -26,6 +25,9 @@ from projectiond.event import Event
 
 # Some tens of milliseconds of index scan, and far below every sensible statement time-out.
 SCAN_RANGE: Final = 100_000
+
+# So few numbers are fetched at once, whatever the events weigh; more are streamed.
+FEW_EVENTS: Final = 16
 
 # What a batch's JSON may weigh before it is ended.  One event alone may weigh more: it is then a batch by itself.
 MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
@@ -70,10 +72,7 @@ class Reader:
         }
         events: list[Event[Any]] = []
         weight = 0
-        cursor = db.cursor()
-        _keep_json_as_bytes(cursor)
-        # Row by row: fetching in chunks saves a microsecond an event, and costs a chunk of the largest events.
-        with closing(_stream(cursor, statement, parameters)) as rows:
+        with closing(_rows(db, statement, parameters, is_few=upto - after <= FEW_EVENTS)) as rows:
             for row in rows:
                 events.append(Event.from_row(row))
                 weight += len(row[4]) + len(row[5] or b"")
@@ -83,11 +82,18 @@ class Reader:
         return Batch(after, events[-1].sequence_number if is_cut_short else upto, events)
 
 
-def _stream(
-    cursor: psycopg.Cursor[TupleRow], statement: LiteralString, parameters: Mapping[str, object]
+def _rows(
+    db: Connection, statement: LiteralString, parameters: Mapping[str, object], *, is_few: bool
 ) -> Generator[TupleRow, None, None]:
-    """Give the rows one by one; closing the generator cancels the rest of the query."""
-    yield from cursor.stream(statement, parameters)
+    """Give the rows of a query; closing the generator ends it."""
+    cursor = db.cursor()
+    _keep_json_as_bytes(cursor)
+    if is_few:
+        # A prepared statement and one answer: a third of the time that streaming takes, where latency counts.
+        yield from cursor.execute(statement, parameters)
+    else:
+        # Row by row: whoever stops early has no more than one event too many in memory.
+        yield from cursor.stream(statement, parameters)
 
 
 def _keep_json_as_bytes(context: AdaptContext) -> None:

@@ -6,9 +6,10 @@ block).  Runners call :meth:`Watcher.settled`; nothing else crosses threads.
 
 What it does, as states::
 
-    looking ──quiet for LINGER──▶ arm ──got it──▶ look once more ──nothing──▶ asleep (LISTEN)
-       ▲                           │ a writer is in flight              │ notification, or the poll
-       └───────────────────────────┴────────────────────────────────────┘
+    looking ──quiet for LINGER──▶ arm ──got it──▶ look once more ──▶ asleep (LISTEN) ──lone ring, or the poll──┐
+       ▲                           │ a writer is in flight   ▲          │ second ring within LINGER: disarm      │
+       └───────────────────────────┴─────────────────────────│──────────┘                                        │
+                                                             └───────────────────────────────────────────────────┘
 
 Looking costs a query each time, so the pause between looks grows with the time that nothing has moved: a millisecond
 at first, a twentieth of the waiting time later.  After an append that is at most five per cent on top of whatever
@@ -39,8 +40,8 @@ from projectiond.errors import ProjectiondError
 from projectiond.failure import describe
 from projectiond.highwater import HighWaterMark, describe_holders, keep_proven_mark
 
-# How long it must have been quiet before the bell is armed.  Above some 50 appends a second none is notified at
-# all; below that the cost of a notification does not matter.
+# How long it must have been quiet before the bell is armed, and how close two rings must be to disarm it.  Above
+# some 50 appends a second none is notified at all; below that the cost of a notification does not matter.
 LINGER_SECONDS: Final = 0.02
 
 # The pause between looks: this share of the time that nothing has moved, within these bounds.
@@ -188,25 +189,32 @@ class Watcher:
         bell.disarm()
 
     def _fall_asleep(self, db: Connection, bell: Doorbell) -> bool:
-        """Arm, look once more and sleep; say whether to begin a new quiet time (else a writer is in flight)."""
-        arming = bell.arm()
-        while arming is not Arming.BUSY:
+        """Arm and sleep, look at each ring; say whether it came to that (else a writer is in flight).
+
+        A lone ring leaves the bell armed: each append is announced, and costs one look.  At the second ring within
+        LINGER_SECONDS the bell is given back, so that writers fall silent while there is much to do.
+        """
+        has_slept = False
+        rung_at = 0.0
+        # Each time round while another worker has it armed: it may have crashed, and could not ring then.
+        while bell.is_armed or bell.arm() is not Arming.BUSY:
             # The look after arming: an event may have become visible between the last look and the arming.
-            # Then what has been heard meanwhile: it may sit in a buffer, where sleep() would not see it.
-            if self._look(db) or self._mark.is_held or self._hear(bell) or self._stopping.is_set():
+            self._look(db)
+            if self._mark.is_held or self._stopping.is_set():
                 break
-            bell.sleep(self._poll_interval_seconds, self._wake_read)
-            if self._hear(bell):
+            # What has been heard meanwhile may sit in a buffer, where sleep() would not see it.
+            if not self._hear(bell):
+                bell.sleep(self._poll_interval_seconds, self._wake_read)
+                has_slept = True
+                if not self._hear(bell):
+                    continue
+            before, rung_at = rung_at, time.monotonic()
+            if rung_at - before < LINGER_SECONDS:
                 # Before disarming: somebody waits for what was announced.
                 self._look(db)
                 break
-            if not bell.is_armed:
-                # Whoever had armed it may have crashed, and could not ring.
-                arming = bell.arm()
-        else:
-            return False
         bell.disarm()
-        return True
+        return has_slept
 
     def _look(self, db: Connection) -> bool:
         has_moved = self._mark.look(db) or not self.is_ready
