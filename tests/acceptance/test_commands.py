@@ -1,0 +1,509 @@
+"""The commands as an operator runs them: processes with a clean environment, their output, their exit codes."""
+
+import contextlib
+import json
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.support.events import append, append_many
+from tests.support.postgres import Database
+from tests.support.process import DaemonProcess, clean_environment
+from tests.support.queries import value
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.acceptance, pytest.mark.integration]
+
+# Fails on the number that its environment names, so that a test can mend it.
+PLUGIN = """
+from pathlib import Path
+
+from projectiond import Connection, Event, Projection, handles
+
+
+class Counter(Projection):
+    tables = ("counter",)
+    schema = "CREATE TABLE IF NOT EXISTS counter (n INT NOT NULL);"
+
+    @handles("Counted")
+    def counted(self, event: Event, db: Connection) -> None:
+        if event.data["n"] == 7 and (Path(__file__).parent / "broken.txt").exists():
+            raise ValueError("seven is broken")
+        db.execute("INSERT INTO counter (n) VALUES (%s)", (event.data["n"],))
+
+
+class Tableless(Projection):
+    @handles("Counted")
+    def counted(self, event: Event, db: Connection) -> None:
+        pass
+"""
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class Site:
+    """A directory with plugins, and a database."""
+
+    directory: Path
+    database: Database
+
+    @property
+    def plugins(self) -> Path:
+        return self.directory / "projections"
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "projectiond", *words]
+
+    def run(self, *words: str, dsn: str | None = None, **settings: object) -> Result:
+        done = subprocess.run(
+            self.command(*words),
+            cwd=self.directory,
+            env=clean_environment(database_url=dsn or self.database.dsn, **settings),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    @contextlib.contextmanager
+    def started(self, *words: str) -> Iterator[subprocess.Popen[str]]:
+        """Run a command that is still to see something happen."""
+        process = subprocess.Popen(
+            self.command(*words),
+            cwd=self.directory,
+            env=clean_environment(database_url=self.database.dsn),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
+
+    def daemon(self) -> DaemonProcess:
+        return DaemonProcess(self.database.dsn, self.plugins, self.directory / "daemon.log")
+
+
+def site_of(directory: Path, database: Database) -> Site:
+    (directory / "projections").mkdir()
+    (directory / "projections" / "counter.py").write_text(PLUGIN)
+    return Site(directory, database)
+
+
+@pytest.fixture
+def site(tmp_path: Path, database: Database) -> Site:
+    return site_of(tmp_path, database)
+
+
+@pytest.fixture
+def bare_site(tmp_path: Path, empty_database: Database) -> Site:
+    return site_of(tmp_path, empty_database)
+
+
+@pytest.fixture
+def db(site: Site) -> psycopg.Connection[tuple[object, ...]]:
+    return site.database.connect()
+
+
+def status_of(site: Site, name: str) -> dict[str, object]:
+    shown = json.loads(site.run("status", "--json").out)
+    found: dict[str, object] = next(state for state in shown["projections"] if state["name"] == name)
+    return found
+
+
+def has_begun(site: Site) -> bool:
+    with site.database.connect() as conn:
+        return bool(value(conn, "SELECT count(*) = 2 FROM projection_checkpoints"))
+
+
+# --- init and check
+
+
+def test_init_says_what_it_made_and_a_second_run_has_nothing_to_do(bare_site: Site) -> None:
+    first = bare_site.run("init")
+    assert first.code == 0
+    assert "created table public.event_store" in first.out
+    second = bare_site.run("init")
+    assert second.code == 0
+    assert "there was nothing to do" in second.out
+    assert "created" not in second.out
+
+
+@pytest.mark.parametrize("command", [["run"], ["status"], ["check"], ["pause", "counter"], ["catchup"]], ids=str)
+def test_a_database_that_was_never_prepared_is_one_sentence_that_names_init(
+    bare_site: Site, command: list[str]
+) -> None:
+    result = bare_site.run(*command)
+    assert result.code == 1
+    (line,) = result.err.splitlines()
+    assert line.startswith("projectiond: ")
+    assert 'run "projectiond init"' in line
+
+
+def test_check_is_content_and_changes_nothing(site: Site, db: psycopg.Connection[tuple[object, ...]]) -> None:
+    result = site.run("check")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.splitlines()[-1] == "all is well"
+    assert value(db, "SELECT to_regclass('counter') IS NULL")
+    assert value(db, "SELECT count(*) FROM projection_checkpoints") == 0
+
+
+def test_check_names_every_fault_at_once(site: Site, db: psycopg.Connection[tuple[object, ...]]) -> None:
+    (site.plugins / "broken.py").write_text("def x(:\n")
+    (site.plugins / "lost.py").write_text(
+        "from projectiond import Connection, Event, Projection, handles\n\n\n"
+        'class Lost(Projection):\n    tables = ("nowhere",)\n\n'
+        '    @handles("A")\n    def a(self, event: Event, db: Connection) -> None: ...\n'
+    )
+    db.execute("INSERT INTO projection_checkpoints (projection_name, last_sequence_number) VALUES ('counter', 99)")
+    db.execute("INSERT INTO projection_checkpoints (projection_name) VALUES ('old_one')")
+    result = site.run("check")
+    assert result.code == 1
+    faults = result.err.splitlines()
+    assert len(faults) == 3
+    assert "projections/broken.py:1: syntax error" in faults[0]
+    assert '"lost" declares tables that do not exist: nowhere' in faults[1]
+    assert 'checkpoint of "counter" is 99, beyond the end of the event store at 0' in faults[2]
+    assert 'checkpoint "old_one" (running at 0) belongs to no projection' in result.out
+    assert "all is well" not in result.out
+
+
+def test_no_database_is_one_sentence_without_the_password(site: Site) -> None:
+    for command in (["run"], ["check"], ["status"]):
+        result = site.run(*command, dsn="postgresql://app:s3cret@127.0.0.1:1/shop")
+        assert result.code == 1
+        (line,) = result.err.splitlines()
+        assert 'cannot connect to database "shop" at 127.0.0.1:1' in line
+        assert "s3cret" not in result.out + result.err
+
+
+def test_an_unknown_setting_names_the_nearest(site: Site) -> None:
+    result = site.run("run", poolsize=5)
+    assert result.code == 1
+    assert 'unknown environment variable "PROJECTIOND_POOLSIZE": the nearest known one' in result.err
+
+
+# --- usage
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["paus"], "no such command 'paus'"),
+        (["pause"], "missing argument 'NAME...'"),
+        (["wait", "counter", "--sequence", "many"], "invalid value for '--sequence'"),
+        (["run", "--bogus"], "no such option: --bogus"),
+    ],
+    ids=lambda words: " ".join(words) if isinstance(words, list) else "",
+)
+def test_wrong_usage_is_code_2_and_one_sentence(site: Site, words: list[str], sentence: str) -> None:
+    result = site.run(*words)
+    assert result.code == 2
+    (line,) = result.err.splitlines()
+    assert line.startswith(f"projectiond: {sentence}")
+    assert "--help" in line
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["run", "init", "check", "status", "pause", "resume", "rebuild", "wait", "catchup", "demo", "new"],
+)
+def test_the_help_of_each_command_has_an_example_and_its_exit_codes(site: Site, command: str) -> None:
+    result = site.run(command, "--help")
+    assert result.code == 0
+    assert "Example: " in result.out
+    assert "Exit codes: " in result.out
+
+
+def test_global_options_may_stand_behind_the_command(site: Site) -> None:
+    result = site.run("status", "--config", "nowhere.toml")
+    assert result.code == 1
+    assert "there is no settings file nowhere.toml" in result.err
+
+
+def test_version_is_shown(site: Site) -> None:
+    assert site.run("--version").out.startswith("projectiond 0.")
+
+
+# --- status
+
+
+def test_status_shows_projections_with_and_without_row_and_a_row_without_projection(
+    site: Site, db: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    append_many(db, 5)
+    db.execute("INSERT INTO projection_checkpoints (projection_name, last_sequence_number) VALUES ('gone', 2)")
+    result = site.run("status")
+    assert result.code == 0
+    lines = [line.split() for line in result.out.splitlines()]
+    assert lines[0][:4] == ["PROJECTION", "STATUS", "POSITION", "LAG"]
+    assert lines[1][:5] == ["counter", "not", "begun", "-", "5"]
+    assert lines[2][:4] == ["gone", "running", "2", "3"]
+    assert "no daemon is running" in result.out
+    assert "no plugin here defines gone" in result.out
+    assert "\x1b" not in result.out
+
+
+def test_status_works_while_the_plugins_are_broken(site: Site, db: psycopg.Connection[tuple[object, ...]]) -> None:
+    db.execute("INSERT INTO projection_checkpoints (projection_name) VALUES ('counter')")
+    (site.plugins / "counter.py").write_text("raise RuntimeError('no')\n")
+    result = site.run("status")
+    assert result.code == 0
+    assert "counter" in result.out
+    assert '1 fault in the plugins here; see "projectiond check"' in result.out
+
+
+def test_what_a_plugin_prints_does_not_spoil_the_json(site: Site) -> None:
+    (site.plugins / "counter.py").write_text(f'print("hello")\n{PLUGIN}')
+    result = site.run("status", "--json")
+    assert [state["name"] for state in json.loads(result.out)["projections"]] == ["counter", "tableless"]
+
+
+def test_status_names_the_transaction_that_holds_the_mark(
+    site: Site, db: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    append(db, "Counted", {"n": 1})
+    slow = site.database.connect(autocommit=False)
+    slow.execute("SET application_name = 'import'")
+    append(slow, "Counted", {"n": 2})
+    append(db, "Counted", {"n": 3})
+    held = json.loads(site.run("status", "--json").out)["hold"]
+    assert held["position"] == 1
+    (holder,) = held["holders"]
+    assert f"pid {slow.info.backend_pid}" in holder
+    assert 'app "import"' in holder
+    assert "the high-water mark is held at 1 by pid" in site.run("status").out
+    slow.commit()
+    assert json.loads(site.run("status", "--json").out)["hold"] is None
+
+
+# --- pause, resume, rebuild
+
+
+def test_an_unknown_name_changes_nothing_and_names_the_nearest(
+    site: Site, db: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    db.execute("INSERT INTO projection_checkpoints (projection_name) VALUES ('counter')")
+    for command in ("pause", "resume", "rebuild"):
+        result = site.run(command, "counter", "conter")
+        assert result.code == 1
+        assert result.err.splitlines() == [
+            'projectiond: unknown projection "conter": the nearest known one is "counter"'
+        ]
+    assert value(db, "SELECT status FROM projection_checkpoints") == "running"
+
+
+def test_pausing_resuming_and_rebuilding_say_what_they_did(
+    site: Site, db: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    append_many(db, 20)
+    with site.daemon():
+        assert site.run("wait", "counter", "--timeout", "30").code == 0
+        assert site.run("pause", "counter").out == ('paused counter at 20; go on with "projectiond resume counter"\n')
+        assert "was paused already" in site.run("pause", "counter").out
+        assert status_of(site, "counter")["status"] == "paused"
+        resumed = site.run("resume", "counter")
+        assert resumed == Result(0, "resumed counter at 20\n", "")
+        assert "is not paused: it is running at 20" in site.run("resume", "counter").out
+        db.execute("INSERT INTO counter (n) VALUES (1000)")
+        rebuilt = site.run("rebuild", "counter", "--wait")
+        assert rebuilt.code == 0
+        assert "rebuilt counter; it is running at 20" in rebuilt.out
+        assert value(db, "SELECT sum(n) FROM counter") == 210
+
+
+def test_a_projection_without_tables_is_not_rebuilt(site: Site, db: psycopg.Connection[tuple[object, ...]]) -> None:
+    result = site.run("rebuild", "counter", "tableless")
+    assert result.code == 1
+    assert '"tableless" cannot be rebuilt: it declares no tables' in result.err
+    assert value(db, "SELECT count(*) FROM projection_checkpoints") == 0
+
+
+def test_steering_without_a_daemon_says_that_it_takes_effect_later(site: Site) -> None:
+    result = site.run("rebuild", "counter")
+    assert result.code == 0
+    assert "no daemon is running on this database" in result.err
+    assert status_of(site, "counter")["status"] == "rebuilding"
+
+
+def test_a_rebuild_that_fails_ends_with_the_error(site: Site, db: psycopg.Connection[tuple[object, ...]]) -> None:
+    append_many(db, 20)
+    with site.daemon():
+        assert site.run("wait", "counter", "--timeout", "30").code == 0
+        (site.plugins / "broken.txt").touch()
+        result = site.run("rebuild", "counter", "--wait")
+        assert result.code == 1
+        assert '"counter" is paused at 6: event 7 ("Counted"' in result.err
+        assert "ValueError: seven is broken" in result.err
+        (site.plugins / "broken.txt").unlink()
+        resumed = site.run("resume", "counter")
+        assert "its error was: event 7" in resumed.out
+        assert site.run("wait", "counter", "--timeout", "30").code == 0
+        assert status_of(site, "counter")["error_message"] is None
+    assert value(db, "SELECT sum(n) FROM counter") == 210
+
+
+def test_a_rebuild_asked_for_twice_empties_the_tables_again(
+    site: Site, db: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    append_many(db, 5)
+    db.execute("CREATE TABLE counter (n INT NOT NULL)")
+    db.execute("INSERT INTO counter (n) VALUES (1000)")
+    db.execute("INSERT INTO projection_checkpoints (projection_name, status) VALUES ('counter', 'rebuilding')")
+    db.execute("INSERT INTO projection_rebuilds (projection_name, target_sequence_number) VALUES ('counter', 5)")
+    assert "rebuilding counter again from the first event" in site.run("rebuild", "counter").out
+    assert value(db, "SELECT count(*) FROM projection_rebuilds") == 0
+    assert site.run("catchup").code == 0
+    assert value(db, "SELECT sum(n) FROM counter") == 15
+
+
+# --- wait
+
+
+def test_wait_times_out_with_code_3_and_the_lag(site: Site, db: psycopg.Connection[tuple[object, ...]]) -> None:
+    append_many(db, 5)
+    result = site.run("wait", "counter", "--timeout", "0.2")
+    assert result.code == 3
+    assert 'after 0.2 s "counter" is at 0, 5 behind 5' in result.err
+    assert "no daemon is running" in result.err
+
+
+def test_wait_says_at_once_that_the_projection_is_paused(
+    site: Site, db: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    append_many(db, 5)
+    assert site.run("pause", "counter").code == 0
+    result = site.run("wait", "counter")
+    assert result.code == 1
+    assert '"counter" is paused at 0' in result.err
+    assert site.run("wait", "counter", "--sequence", "0").code == 0
+
+
+def test_wait_counts_a_number_that_was_rolled_back_as_reached(
+    site: Site, db: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    append_many(db, 5)
+    unlucky = site.database.connect(autocommit=False)
+    number = append(unlucky, "Counted", {"n": 6})
+    assert number == 6
+    with site.daemon():
+        assert site.run("wait", "counter", "--timeout", "30").code == 0
+        assert site.run("wait", "counter", "--sequence", "6", "--timeout", "0.5").code == 3
+        with site.started("wait", "counter", "--sequence", "6", "--timeout", "30") as waiting:
+            unlucky.rollback()
+            out, _ = waiting.communicate(timeout=30)
+            assert waiting.returncode == 0
+            assert "counter is at 5: it has everything up to 6" in out
+        assert site.run("wait", "counter", "--sequence", "7", "--timeout", "0.5").code == 3
+
+
+# --- catchup
+
+
+def test_catchup_applies_everything_and_leaves_out_what_an_operator_paused(
+    site: Site, db: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    append_many(db, 200)
+    assert site.run("pause", "tableless").code == 0
+    result = site.run("catchup")
+    assert result.code == 0
+    assert "counter is at 200: it has everything up to 200" in result.out
+    assert "left out tableless: an operator has paused it at 0" in result.out
+    assert value(db, "SELECT count(*) FROM counter") == 200
+    assert value(db, "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'projectiond/%%'") == 0
+
+
+def test_catchup_fails_with_the_error_of_a_projection_that_stops(
+    site: Site, db: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    append_many(db, 20)
+    (site.plugins / "broken.txt").touch()
+    for _ in range(2):  # while it runs, and at the start
+        result = site.run("catchup", max_attempts=1)
+        assert result.code == 1
+        assert '"counter" is paused at 6: event 7' in result.err
+        assert "tableless is at 20" in result.out
+
+
+def test_catchup_waits_for_a_daemon_that_does_the_work(site: Site, db: psycopg.Connection[tuple[object, ...]]) -> None:
+    with site.daemon():
+        eventually(lambda: has_begun(site), 30, "the daemon did not begin")
+        append_many(db, 50)
+        assert site.run("catchup").code == 0
+    assert value(db, "SELECT count(*) FROM counter") == 50
+
+
+# --- new
+
+
+def test_a_new_projection_loads_and_is_not_overwritten(site: Site) -> None:
+    written = site.run("new", "invoice_totals")
+    assert written.code == 0
+    text = (site.plugins / "invoice_totals.py").read_text()
+    assert "class InvoiceTotals(Projection)" in text
+    assert "{{" not in text
+    checked = site.run("check")
+    assert (checked.code, checked.err) == (0, "")
+    assert "ok: schema of invoice_totals" in checked.out
+    again = site.run("new", "invoice_totals")
+    assert again.code == 1
+    assert "projections/invoice_totals.py is there already" in again.err
+
+
+@pytest.mark.parametrize("name", ["Bad", "1st", "a-b", "../x", "a b", "x" * 64])
+def test_a_bad_name_for_a_new_projection_is_refused(site: Site, name: str) -> None:
+    before = sorted(site.directory.rglob("*"))
+    result = site.run("new", name)
+    assert result.code == 1
+    assert len(result.err.splitlines()) == 1
+    assert sorted(site.directory.rglob("*")) == before
+
+
+# --- the edges
+
+
+def test_output_that_nobody_reads_any_more_is_no_traceback(site: Site) -> None:
+    command = f"{sys.executable} -m projectiond status --watch --json | head -n 1"
+    done = subprocess.run(
+        ["/bin/sh", "-c", command],
+        cwd=site.directory,
+        env=clean_environment(database_url=site.database.dsn),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert json.loads(done.stdout)["head"] == 0
+    assert done.stderr == ""
+
+
+def test_run_says_which_database_it_uses_without_the_password(site: Site) -> None:
+    with site.daemon() as daemon:
+        eventually(lambda: has_begun(site), 30, "the daemon did not begin")
+        (line,) = daemon.log_lines("database.checked")
+        assert line["database"].startswith(f'database "{site.database.name}"')
+
+
+def test_a_name_that_no_shell_would_like_is_shown_harmless(
+    site: Site, db: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    db.execute("INSERT INTO projection_checkpoints (projection_name) VALUES (%s)", (f"evil\x1b[2J{uuid.uuid4().hex}",))
+    result = site.run("status")
+    assert "\x1b" not in result.out
+    assert "evil\\x1b[2J" in result.out

