@@ -19,7 +19,7 @@ import psycopg
 from bench import pgbench
 from bench.context import Context
 from bench.daemon import WAIT_SECONDS, running_daemon
-from bench.report import Bound, Figure, at_most, percentile, percentile_figures
+from bench.report import Bound, Figure, at_most, median_figure, percentile, percentile_figures, ratios
 
 DATABASE: Final = "latency"
 WRITERS: Final = 8
@@ -46,7 +46,7 @@ def measure(bench: Context) -> list[Figure]:
             with _writers(bench, dsn, rate):
                 waits = sample(dsn, writer, bench.scale.appends_under_load, 0.1)
             figures += _figures(f"{WRITERS} writers, {rate} appends/s", *waits)
-            bench.say(f"latency beside {rate} appends/s: {figures[-4].value:.2f} ms")
+            bench.say(f"latency beside {rate} appends/s: {figures[-5].value:.2f} ms")
     return figures
 
 
@@ -73,6 +73,7 @@ def _figures(name: str, appends: list[float], waits: list[float]) -> list[Figure
     return [
         *percentile_figures("latency", name, "ms", waits, bounds),
         Figure("latency", f"{name}: the append itself, p50", percentile(appends, 0.5), "ms", None, tuple(appends)),
+        median_figure("latency", f"{name}: latency ÷ the append itself", "fold", ratios(waits, appends)),
     ]
 
 
