@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from projectiond.recorder import InHand, Recorder, create_recorder_file
-from projectiond.wire import Briefing
+from projectiond.wire import Briefing, Care
 
 
 class Child:
@@ -64,6 +64,10 @@ class Child:
     def in_hand(self) -> Sequence[InHand]:
         """Give the events that handlers have, or had when the process died."""
         return self._recorder.read_in_hand()
+
+    def take_care(self, care: Care) -> None:
+        """Say at which events to be careful: a worker has died over them."""
+        self._tell(care.to_wire())
 
     def drain(self) -> None:
         """Ask it to finish the transactions in hand and to exit."""

@@ -121,20 +121,22 @@ def _start(package: Any, data: Path) -> str:  # noqa: ANN401
         raise
     if not is_ours_already:
         atexit.unregister(server._cleanup)  # noqa: SLF001
-        atexit.register(_leave, server)
+        atexit.register(_leave, server, servers._lock)  # noqa: SLF001
     return dsn
 
 
-def _leave(server: Any) -> None:  # noqa: ANN401
+def _leave(server: Any, lock: Any) -> None:  # noqa: ANN401
     """Stop the server unless others use it; one that was killed meanwhile is no reason for a traceback."""
     with contextlib.suppress(Exception):
+        with lock:
+            _strike_out_dead_users(server.pgdata / ".handle_pids.json")
         server._cleanup()  # noqa: SLF001
 
 
 def _strike_out_dead_users(file: Path) -> None:
     try:
         pids = json.loads(file.read_text())
-        alive = [pid for pid in pids if isinstance(pid, int) and pid != os.getpid() and _exists(pid)]
+        alive = [pid for pid in pids if isinstance(pid, int) and _exists(pid)]
     except (OSError, ValueError, TypeError):
         alive = []
     with contextlib.suppress(OSError):

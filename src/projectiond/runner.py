@@ -139,6 +139,10 @@ class Runner:
         self._is_stale.set()
         self._wake.set()
 
+    def take_care(self, careful_upto: int) -> None:
+        """Apply event by event up to this sequence number."""
+        self._careful_upto = careful_upto
+
     def stop(self) -> None:
         """Ask the thread to end after the transaction in hand."""
         self._stopping.set()

@@ -16,7 +16,7 @@ the supervisor itself is killed, workers see their standard input end, and drain
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,9 +27,10 @@ from projectiond import logs, sql, systemd
 from projectiond.child import Child
 from projectiond.database import connect
 from projectiond.errors import ConfigurationError, DatabaseUnavailableError
+from projectiond.recorder import InHand
 from projectiond.settings import Settings
 from projectiond.suspicion import Suspicion, Verdict
-from projectiond.wire import Briefing
+from projectiond.wire import Briefing, Care
 
 TICK_SECONDS: Final = 0.2
 
@@ -130,7 +131,7 @@ class Supervisor:
             in_hand=[f"{item.projection} at {item.sequence_number}" for item in stuck],
         )
         child.kill()
-        self._verdicts += self._suspicion.note_death(stuck, reason)
+        self._suspect(stuck, reason)
         self._vacate(post, child)
 
     def _bury(self, post: Post, child: Child, exit_code: int) -> None:
@@ -147,8 +148,14 @@ class Supervisor:
             how=how,
             in_hand=[f"{item.projection} at {item.sequence_number}" for item in in_hand],
         )
-        self._verdicts += self._suspicion.note_death(in_hand, f"its worker ended with {how}")
+        self._suspect(in_hand, f"its worker ended with {how}")
         self._vacate(post, child)
+
+    def _suspect(self, in_hand: Iterable[InHand], reason: str) -> None:
+        self._verdicts += self._suspicion.note_death(in_hand, reason)
+        # One of the others takes over the projection within a second.
+        for child in self._children():
+            child.take_care(Care(self._suspicion.careful_upto))
 
     def _vacate(self, post: Post, child: Child) -> None:
         """Let go of a dead worker, and decide when the next one is started."""

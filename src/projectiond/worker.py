@@ -34,7 +34,7 @@ from projectiond.registry import load_projections
 from projectiond.runner import Runner
 from projectiond.settings import Settings
 from projectiond.watcher import Watcher
-from projectiond.wire import Briefing
+from projectiond.wire import Briefing, Care
 
 TICK_SECONDS: Final = 1.0
 
@@ -105,6 +105,12 @@ class Worker:
     def drain(self) -> None:
         """Ask for the end: transactions in hand are finished, then :meth:`run` returns.  From any thread."""
         self._draining.set()
+
+    def take_care(self, careful_upto: Mapping[str, int]) -> None:
+        """Apply these projections event by event up to these events, from now on.  From any thread."""
+        self._careful_upto = careful_upto
+        for runner in list(self._runners.values()):
+            runner.take_care(careful_upto.get(runner.definition.name, 0))
 
     def run(self) -> None:
         """Work until drained."""
@@ -248,8 +254,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _obey(worker: Worker) -> None:
-    # Any line means drain, and so does the end of the input: the supervisor has ended, or died.
-    sys.stdin.readline()
+    while (care := Care.from_wire(sys.stdin.readline())) is not None:
+        worker.take_care(care.careful_upto)
+    # Told to drain, or the end of the input: the supervisor has ended, or died.
     worker.drain()
 
 

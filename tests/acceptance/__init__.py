@@ -1,0 +1,1 @@
+"""The command as a subprocess: what users and operators see."""

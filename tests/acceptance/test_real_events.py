@@ -69,7 +69,7 @@ def check_read_models(database: Database) -> None:
     assert audit == (stored, stored, True), "the audit shows an event applied twice, never, or out of order"
 
 
-def run_log(database: Database, daemon: DaemonProcess, disturb: Callable[[], None], limit: int | None = None) -> None:
+def run_log(database: Database, disturb: Callable[[], None], limit: int | None = None) -> None:
     """Write the log, disturb while it is written and applied, then compare."""
     events = list(read_events(limit))
     writers = Writers(database.dsn, events)
@@ -95,7 +95,7 @@ def pause(seconds: float) -> None:
 def test_a_real_log_is_projected_without_losing_or_repeating_an_event(
     own_database: Database, daemon: DaemonProcess
 ) -> None:
-    run_log(own_database, daemon, lambda: pause(0.05))
+    run_log(own_database, lambda: pause(0.05))
     daemon.send(signal.SIGTERM)
     assert daemon.wait() == 0
     assert not daemon.log_lines("projection.paused")
@@ -119,7 +119,7 @@ def test_a_real_log_survives_the_daemon_being_killed_at_random_moments(
             daemon.kill()
             daemon.start()
 
-    run_log(own_database, daemon, kill, limit=80_000)
+    run_log(own_database, kill, limit=80_000)
     assert min(kills.values()) >= 2, kills
 
 
@@ -136,6 +136,6 @@ def test_a_real_log_survives_the_server_being_stopped_immediately_and_restarted(
         restarts += 1
         own_server.restart("immediate")
 
-    run_log(own_database, daemon, crash, limit=80_000)
+    run_log(own_database, crash, limit=80_000)
     assert restarts >= 2
     assert daemon.is_running()

@@ -32,7 +32,7 @@ class DaemonProcess:
 
     def __init__(self, dsn: str, projections: Path, log_file: Path, **settings: object) -> None:
         self.log_file = log_file
-        self._environment = clean_environment(database_url=dsn, projections=projections, log_format="json", **settings)
+        self.environment = clean_environment(database_url=dsn, projections=projections, log_format="json", **settings)
         self._process: subprocess.Popen[Any] | None = None
 
     def __enter__(self) -> Self:
@@ -55,7 +55,7 @@ class DaemonProcess:
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "projectiond", "run"],
-                env=self._environment,
+                env=self.environment,
                 stdout=log,
                 stderr=log,
                 cwd=self.log_file.parent,
