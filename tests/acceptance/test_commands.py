@@ -206,7 +206,7 @@ def test_an_unknown_setting_names_the_nearest(site: Site) -> None:
     ("words", "sentence"),
     [
         (["paus"], "no such command 'paus'"),
-        (["pause"], "missing argument 'NAME...'"),
+        (["pause"], "missing argument 'NAME'"),
         (["wait", "counter", "--sequence", "many"], "invalid value for '--sequence'"),
         (["run", "--bogus"], "no such option: --bogus"),
     ],

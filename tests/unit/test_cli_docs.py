@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from projectiond import logs
-from projectiond.cli.main import app
+from projectiond.cli.application import app
 from projectiond.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +19,7 @@ def rows_of(section: str) -> dict[str, str]:
 
 
 def commands() -> set[str]:
-    return {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    return {str(command.name or getattr(command.callback, "__name__", "")) for command in app.registered_commands}
 
 
 def test_the_table_of_log_events_is_that_of_the_code() -> None:

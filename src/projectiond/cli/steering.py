@@ -16,7 +16,7 @@ from projectiond.database import Connection
 from projectiond.errors import ConfigurationError
 from projectiond.overview import count_live_workers
 
-Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Names of projections.")]
+Names = Annotated[list[str], typer.Argument(metavar="NAME", help="Names of projections.")]
 
 
 def add_commands(app: typer.Typer) -> None:

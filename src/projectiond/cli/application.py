@@ -17,7 +17,7 @@ import typer
 from psycopg import errors
 
 import projectiond
-from projectiond.cli import daemon, database, demo, scaffold, status, steering, waiting
+from projectiond.cli import daemon, database, demo, pursuit, scaffold, status, steering, waiting
 from projectiond.cli.target import Options, say
 from projectiond.errors import ProjectiondError, WaitTimeoutError
 from projectiond.failure import describe, printable
@@ -47,10 +47,11 @@ app = typer.Typer(
     ),
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-for group in (daemon, database, status, steering, waiting, scaffold, demo):
+for group in (daemon, database, status, steering, waiting, pursuit, scaffold, demo):
     group.add_commands(app)
 
 
