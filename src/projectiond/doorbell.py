@@ -31,6 +31,7 @@ Called by the watcher of each worker, from one thread, on a connection of its ow
 """
 
 import enum
+import os
 import select
 from collections.abc import Iterator
 
@@ -78,8 +79,13 @@ class Doorbell:
             self._db.execute(sql.DISARM_DOORBELL, {"key": sql.DOORBELL_KEY, "channel": sql.DOORBELL_CHANNEL})
 
     def sleep(self, timeout_seconds: float, wake_fd: int) -> None:
-        """Wait until something arrives on the connection, ``wake_fd`` is readable, or the time is over."""
-        select.select([self._db.fileno(), wake_fd], [], [], timeout_seconds)
+        """Wait until something arrives on the connection, ``wake_fd`` is readable, or the time is over.
+
+        What ``wake_fd`` holds is read away.
+        """
+        readable, _, _ = select.select([self._db.fileno(), wake_fd], [], [], timeout_seconds)
+        if wake_fd in readable:
+            os.read(wake_fd, select.PIPE_BUF)
 
     def heard(self) -> Iterator[Notify]:
         """Give the notifications that have arrived, without waiting; the worker's own are left out.

@@ -26,8 +26,8 @@ Several windows may be open, so that a new gap need not wait for the last one's 
 newest is widened instead, which is still right and only later.
 
 Where H begins: at the mark that this database itself keeps as proven, not at the largest checkpoint, for a
-checkpoint may have been set by hand ("start from now") and then proves nothing.  The mark is kept only while it is
-held: without a holder the first look proves everything anyway.
+checkpoint may have been set by hand ("start from now") and then proves nothing.  The kept mark may be some seconds
+old; that matters only when a transaction holds event_store at the start, and then for those seconds' events alone.
 
 Called by the watcher of each worker, from one thread.
 """

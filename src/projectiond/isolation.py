@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from tenacity import Retrying, retry_if_exception, sleep_using_event, stop_after_attempt, stop_when_event_set
-from tenacity.wait import wait_exponential_jitter
+from tenacity.wait import wait_exponential, wait_random
 
 from projectiond import checkpoint as checkpoints
 from projectiond import logs, sql
@@ -57,7 +57,7 @@ class Isolation:
     def _apply_event(self, db: Connection, checkpoint: Checkpoint, event: Event[Any]) -> Checkpoint:
         retrying = Retrying(
             retry=retry_if_exception(is_poison),
-            wait=wait_exponential_jitter(initial=FIRST_PAUSE_SECONDS, max=LONGEST_PAUSE_SECONDS, jitter=0.1),
+            wait=wait_exponential(multiplier=FIRST_PAUSE_SECONDS, max=LONGEST_PAUSE_SECONDS) + wait_random(0, 0.1),
             sleep=sleep_using_event(self._stopping),
             stop=stop_after_attempt(self._limits.max_attempts) | stop_when_event_set(self._stopping),
             reraise=True,

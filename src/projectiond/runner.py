@@ -30,7 +30,7 @@ from typing import Final
 import psycopg
 from psycopg_pool import ConnectionPool
 from tenacity import RetryCallState, Retrying, retry_if_exception, sleep_using_event, stop_when_event_set
-from tenacity.wait import wait_exponential_jitter
+from tenacity.wait import wait_exponential, wait_random
 
 from projectiond import checkpoint as checkpoints
 from projectiond import logs
@@ -82,6 +82,7 @@ class Runner:
         settled: Callable[[Connection], int],
         slot: Slot,
         *,
+        on_arrival: Callable[[], None] = lambda: None,
         careful_upto: int = 0,
     ) -> None:
         """Make a runner; nothing runs before :meth:`start`.
@@ -92,6 +93,7 @@ class Runner:
             pool: Connections in autocommit mode; the runner holds one at a time, during a pass.
             settled: Gives the high-water mark for a connection, -1 while it is unknown.
             slot: Where to note the event in hand.
+            on_arrival: Called when there is nothing more to apply below the mark.
             careful_upto: Apply event by event up to this sequence number, because a worker died over it.
         """
         self.definition = definition
@@ -107,6 +109,9 @@ class Runner:
         self._is_behind = False
         self._trouble_since: float | None = None
         self._fault: Fault | None = None
+        # Whether it has arrived at the mark and waits for it to move; for the watcher.
+        self.is_waiting = False
+        self._on_arrival = on_arrival
         self._stopping = threading.Event()
         self._wake = threading.Event()
         # Set by other threads; cleared here before the row is read, so that a change is never overlooked.
@@ -159,7 +164,7 @@ class Runner:
         """Take one step after the other until stopped."""
         retrying = Retrying(
             retry=retry_if_exception(is_transient),
-            wait=wait_exponential_jitter(initial=0.05, max=LONGEST_RETRY_SECONDS, jitter=0.05),
+            wait=wait_exponential(multiplier=0.05, max=LONGEST_RETRY_SECONDS) + wait_random(0, 0.05),
             sleep=sleep_using_event(self._stopping),
             stop=stop_when_event_set(self._stopping),
             before_sleep=self._note_trouble,
@@ -173,7 +178,7 @@ class Runner:
             except Exception as error:  # noqa: BLE001 - this is the place that decides, whatever it was
                 outcome = self._decide(error)
             if outcome is not Outcome.ADVANCED and not self._stopping.is_set():
-                self._wake.wait(LONGEST_RETRY_SECONDS if self._fault is not None else None)
+                self._wait(outcome)
 
     def run_once(self) -> Outcome:
         """Take the projection one step on.
@@ -200,6 +205,13 @@ class Runner:
                 self._checkpoint = checkpoint = self._apply(db, checkpoint, part)
             self._report(batch, mark)
             return Outcome.ADVANCED
+
+    def _wait(self, outcome: Outcome) -> None:
+        self.is_waiting = outcome is Outcome.CAUGHT_UP
+        if self.is_waiting:
+            self._on_arrival()
+        self._wake.wait(LONGEST_RETRY_SECONDS if self._fault is not None else None)
+        self.is_waiting = False
 
     # --- the steps
 

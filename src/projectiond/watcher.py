@@ -11,9 +11,11 @@ What it does, as states::
        └───────────────────────────┴─────────────────────────│──────────┘                                        │
                                                              └───────────────────────────────────────────────────┘
 
-Looking costs a query each time, so the pause between looks grows with the time that nothing has moved: a millisecond
-at first, a twentieth of the waiting time later.  After an append that is at most five per cent on top of whatever
-was waited for; behind a transaction that stays open for minutes it is some 20 small queries a second.
+Looking costs a query or two each time, and writers the locks that these take.  So the pause between looks grows with
+the time that nothing has moved: a millisecond at first, a twentieth of the waiting time later.  After an append that
+is at most five per cent on top of whatever was waited for; behind a transaction that stays open for minutes it is some
+20 small queries a second.  And while no runner waits at the mark (they are paused, or still below it) the pause is
+the longest one, until the first that arrives nudges the watcher.
 
 The poll is the backstop for everything that can silence the bell: a crash of whoever armed it, a trigger disabled
 for a bulk load, a connection pooler.  With ``wakeup = "poll"`` there is nothing else.
@@ -31,7 +33,7 @@ from typing import Final, Literal
 
 import psycopg
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, sleep_using_event, stop_when_event_set
-from tenacity.wait import wait_exponential_jitter
+from tenacity.wait import wait_exponential, wait_random
 
 from projectiond import logs, sql
 from projectiond.database import Connection, check_server, connect
@@ -49,9 +51,11 @@ PAUSE_SHARE: Final = 0.05
 SHORTEST_PAUSE_SECONDS: Final = 0.001
 LONGEST_PAUSE_SECONDS: Final = 0.05
 
-# A mark that waits longer than this is named in the log, and its proven part is kept for restarts.
+# A mark that waits longer than this is named in the log.
 HELD_SECONDS: Final = 1.0
-HELD_LOG_INTERVAL_SECONDS: Final = 10.0
+
+# How often that is said again, and how often a mark that moves is written down for the next start.
+REPEAT_SECONDS: Final = 10.0
 
 LONGEST_RECONNECT_SECONDS: Final = 5.0
 
@@ -69,14 +73,17 @@ class Watcher:
         poll_interval_seconds: float,
         on_mark: Callable[[], None],
         on_status: Callable[[str], None],
+        is_awaited: Callable[[], bool],
     ) -> None:
         self._dsn = dsn
         self._is_listening = wakeup == "notify"
         self._poll_interval_seconds = poll_interval_seconds
         self._on_mark = on_mark
         self._on_status = on_status
+        self._is_awaited = is_awaited
+        self._is_dozing = False
         self._mark = HighWaterMark()
-        self._holding = _Holding()
+        self._keeper = _Keeper()
         self._is_lost = False
         # The server on which the mark was proven; None while there is no mark.
         self._proven_on: datetime | None = None
@@ -113,6 +120,11 @@ class Watcher:
         """Start the thread."""
         self._thread.start()
 
+    def nudge(self) -> None:
+        """Say that somebody waits for the mark from now on; after that :attr:`is_awaited` must hold."""
+        if self._is_dozing:
+            os.write(self._wake_write, b".")
+
     def stop(self) -> None:
         """End the thread, disarming on the way out."""
         self._stopping.set()
@@ -124,7 +136,7 @@ class Watcher:
     def _run(self) -> None:
         retrying = Retrying(
             retry=retry_if_exception_type((psycopg.Error, ProjectiondError)),
-            wait=wait_exponential_jitter(initial=0.05, max=LONGEST_RECONNECT_SECONDS, jitter=0.05),
+            wait=wait_exponential(multiplier=0.05, max=LONGEST_RECONNECT_SECONDS) + wait_random(0, 0.05),
             sleep=sleep_using_event(self._stopping),
             stop=stop_when_event_set(self._stopping),
             before_sleep=self._say_lost,
@@ -221,7 +233,7 @@ class Watcher:
         self._proven_on = db.incarnation
         if has_moved:
             self._on_mark()
-        self._holding.note(db, self._mark)
+        self._keeper.note(db, self._mark)
         return has_moved
 
     def _hear(self, bell: Doorbell) -> bool:
@@ -236,32 +248,34 @@ class Watcher:
 
     def _pause(self, bell: Doorbell, quiet_seconds: float) -> None:
         pause = min(max(quiet_seconds * PAUSE_SHARE, SHORTEST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
-        bell.sleep(pause, self._wake_read)
+        # First the flag, then the question: who begins to wait in between sees the flag, and nudges.
+        self._is_dozing = True
+        bell.sleep(pause if self._is_awaited() else LONGEST_PAUSE_SECONDS, self._wake_read)
+        self._is_dozing = False
 
 
-class _Holding:
-    """Says who holds the mark, once it has been held for a while and then now and again."""
+class _Keeper:
+    """Keeps the proven mark over restarts, and says who holds the mark once it has been held for a while."""
 
     def __init__(self) -> None:
         self._mark = -1
         self._since = 0.0
         self._logged_at: float | None = None
+        self._kept = -1
+        self._kept_at = 0.0
 
     def note(self, db: Connection, mark: HighWaterMark) -> None:
         now = time.monotonic()
         if not mark.is_held or mark.settled != self._mark:
             if self._logged_at is not None:
                 log.info(
-                    logs.HIGHWATER_RELEASED,
-                    held_at=self._mark,
-                    mark=mark.settled,
-                    seconds=round(now - self._since, 1),
+                    logs.HIGHWATER_RELEASED, held_at=self._mark, mark=mark.settled, seconds=round(now - self._since, 1)
                 )
             self._mark, self._since, self._logged_at = mark.settled, now, None
-        elif now - self._since >= HELD_SECONDS and (
-            self._logged_at is None or now - self._logged_at >= HELD_LOG_INTERVAL_SECONDS
-        ):
+        elif now - self._since >= HELD_SECONDS and (self._logged_at is None or now - self._logged_at >= REPEAT_SECONDS):
             self._logged_at = now
-            keep_proven_mark(db, mark.settled)
             holders = [str(holder) for holder in describe_holders(db, mark.blockers)]
             log.warning(logs.HIGHWATER_HELD, held_at=mark.settled, by=holders, seconds=round(now - self._since, 1))
+        if mark.settled > self._kept and now - self._kept_at >= REPEAT_SECONDS:
+            keep_proven_mark(db, mark.settled)
+            self._kept, self._kept_at = mark.settled, now

@@ -97,6 +97,7 @@ class Worker:
             poll_interval_seconds=settings.poll_interval_seconds,
             on_mark=self._wake_all,
             on_status=self._recheck,
+            is_awaited=lambda: any(runner.is_waiting for runner in list(self._runners.values())),
         )
 
     def __repr__(self) -> str:
@@ -175,6 +176,7 @@ class Worker:
             self._pool,
             self._watcher.settled,
             self._slots[name],
+            on_arrival=self._watcher.nudge,
             careful_upto=self._careful_upto.get(name, 0),
         )
         self._runners[name].start()
