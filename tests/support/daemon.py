@@ -177,8 +177,12 @@ class Daemon(Reporter):
     """One worker with its own threads, started and drained by a `with`."""
 
     def __init__(
-        self, database: Database, *projections: type[Projection], log: Log | None = None, **settings: Any
-    ) -> None:  # noqa: ANN401, E501 -- whatever Settings takes
+        self,
+        database: Database,
+        *projections: type[Projection],
+        log: Log | None = None,
+        **settings: Any,  # noqa: ANN401 -- whatever Settings takes
+    ) -> None:
         super().__init__(database)
         self._own_log = contextlib.ExitStack()
         # Two daemons in one test share the first one's log.
