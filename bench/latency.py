@@ -19,7 +19,7 @@ import psycopg
 from bench import pgbench
 from bench.context import Context
 from bench.daemon import WAIT_SECONDS, running_daemon
-from bench.report import Bound, Figure, at_most, median_figure, percentile, percentile_figures, ratios
+from bench.report import Bound, Figure, at_most, median_figure, percentile_figures, ratios
 
 DATABASE: Final = "latency"
 WRITERS: Final = 8
@@ -69,11 +69,12 @@ def sample(dsn: str, writer: psycopg.Connection, count: int, longest_pause: floa
 
 
 def _figures(name: str, appends: list[float], waits: list[float]) -> list[Figure]:
+    group = f"latency, {name}"
     bounds: dict[int, Bound] = {50: at_most(2), 99: at_most(20)} if name == "idle" else {}
     return [
-        *percentile_figures("latency", name, "ms", waits, bounds),
-        Figure("latency", f"{name}: the append itself, p50", percentile(appends, 0.5), "ms", None, tuple(appends)),
-        median_figure("latency", f"{name}: latency ÷ the append itself", "fold", ratios(waits, appends)),
+        *percentile_figures(group, "commit to visible", "ms", waits, bounds),
+        median_figure(group, "the append itself", "ms", appends),
+        median_figure(group, "commit to visible ÷ the append itself", "fold", ratios(waits, appends)),
     ]
 
 

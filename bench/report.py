@@ -106,18 +106,16 @@ def to_json(facts: dict[str, Any], figures: Sequence[Figure]) -> dict[str, Any]:
 def show(figures: Sequence[Figure], console: Console) -> None:
     """Print the table."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("measure")
-    table.add_column("figure")
-    for heading in ("value", "lowest", "highest", "expected"):
-        table.add_column(heading, justify="right")
+    table.add_column("")
+    for heading in ("median", "lowest", "highest", "expected"):
+        table.add_column(heading, justify="right", no_wrap=True)
     group = ""
     for figure in figures:
-        if group and figure.group != group:
-            table.add_section()
+        if figure.group != group:
+            table.add_row(figure.group, style="bold")
         table.add_row(
-            "" if figure.group == group else figure.group,
-            figure.name,
-            f"{_number(figure.value)} {figure.unit}".rstrip(),
+            f"  {figure.name}",
+            f"{_number(figure.value)} {figure.unit}",
             _number(min(figure.samples)) if figure.samples else "",
             _number(max(figure.samples)) if figure.samples else "",
             "" if figure.bound is None else f"{figure.bound} {'✓' if figure.is_met else '✗'}",

@@ -95,7 +95,7 @@ def _catch_up(db: psycopg.Connection, daemon: Daemon) -> None:
 
 
 def _figures(name: str, rates: dict[str, list[float]]) -> list[Figure]:
-    group = f"writers: {name}"
+    group = name
     shares = {variant: [100 * ratio for ratio in ratios(rates[variant], rates["none"])] for variant in VARIANTS[1:]}
     return [
         median_figure(group, "no trigger", "appends/s", rates["none"]),
