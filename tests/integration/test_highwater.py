@@ -414,7 +414,9 @@ class ProvesAndReadsInOneStatement:
             SELECT array_agg(sequence_number ORDER BY sequence_number) AS numbers
             FROM event_store WHERE sequence_number > %s
         ), pause AS MATERIALIZED (SELECT pg_sleep(0.005) FROM seen)
-        SELECT (SELECT numbers FROM seen), (SELECT array_agg(v) FROM ({sql.LOCKERS}) AS lockers (v), pause)
+        SELECT
+            (SELECT numbers FROM seen),
+            (SELECT array_agg(v) FROM ({sql.LOCKERS}) AS lockers (v) WHERE (SELECT count(*) FROM pause) = 1)
     """
 
     def __init__(self) -> None:
