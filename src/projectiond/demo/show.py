@@ -34,6 +34,9 @@ STEPS_PER_ORDER: Final = 3
 FRAME_SECONDS: Final = 0.25
 LINE_SECONDS: Final = 1.0
 
+# A worker is at work within a second; a machine that is busy may take its time.
+START_SECONDS: Final = 30.0
+
 Tell = Callable[[str], None]
 
 
@@ -56,12 +59,14 @@ def run_demo(*, seconds: float | None, orders_per_second: float, tell: Tell) -> 
         daemon = DaemonProcess(settings, LOG_FILE)
         running.callback(daemon.stop)
         stream = OrderStream(dsn, orders_per_second * STEPS_PER_ORDER)
+        running.callback(stream.stop)
         show = _Show(db, daemon, stream, seconds)
         with suppress(KeyboardInterrupt):
             show.await_daemon()
             stream.start()
-            running.callback(stream.stop)
             show.run(tell)
+        stream.stop()
+        show.look_once_more()
         _conclude(show, stream, tell)
 
 
@@ -83,11 +88,14 @@ class _Show:
         return time.monotonic() - self._began
 
     def await_daemon(self) -> None:
-        """Wait until the daemon has begun, so that the first order is no special case."""
-        while self._look() and self.picture is not None:
-            if self.picture.overview.live_workers and all(s.status for s in self.picture.overview.projections):
-                return
+        """Wait until the daemon has begun, so that the first order is no special case; then the time counts."""
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            self._look()
+            if self.picture is not None and self.picture.has_begun:
+                break
             time.sleep(FRAME_SECONDS)
+        self._began = time.monotonic()
 
     def run(self, tell: Tell) -> None:
         """Show it until the time is over."""
@@ -100,8 +108,16 @@ class _Show:
         with Live(console=Console(), screen=True, auto_refresh=False) as live:
             while self._look():
                 if self.picture is not None:
-                    live.update(draw(self.picture, self._heading(), _FOOTING), refresh=True)
+                    live.update(draw(self.picture, self._heading(), _FOOTING, live.console.width), refresh=True)
                 time.sleep(FRAME_SECONDS)
+
+    def look_once_more(self) -> None:
+        """Take the last picture, once the projections have what was written last (if they do not take too long)."""
+        deadline = time.monotonic() + LINE_SECONDS
+        self._look()
+        while time.monotonic() < deadline and self.picture is not None and self.picture.is_behind:
+            time.sleep(FRAME_SECONDS / 10)
+            self._look()
 
     def _look(self) -> bool:
         """Take the next picture; say whether to go on."""

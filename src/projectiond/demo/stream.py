@@ -54,7 +54,8 @@ class OrderStream:
     def stop(self) -> None:
         """Close the shop."""
         self._stopping.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def latency_milliseconds(self, percent: int) -> float | None:
         """Give a percentile of the time from commit to visible; None before the first."""

@@ -5,7 +5,7 @@ Called by ``show`` a few times a second.  Plain SELECTs, as an application's pag
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, LiteralString
+from typing import Any, Final, LiteralString
 
 import psycopg
 from rich.console import Group, RenderableType
@@ -38,7 +38,10 @@ ORDER BY sequence_number DESC
 LIMIT 5
 """
 
-_STATUSES = {"placed": "white", "paid": "green", "shipped": "blue", "cancelled": "red"}
+# Narrower terminals do without the times and some of the sums.
+WIDE: Final = 110
+
+_STATUSES: Final = {"placed": "white", "paid": "green", "shipped": "blue", "cancelled": "red"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,16 @@ class Picture:
     activities: Sequence[tuple[Any, ...]]
     latency_p50: float | None
     latency_p99: float | None
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the daemon is at work, and has taken every projection in hand."""
+        return self.overview.live_workers > 0 and all(state.status for state in self.overview.projections)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a projection has not yet all that is there."""
+        return any(state.lag for state in self.overview.projections)
 
 
 def take_picture(db: Connection, names: Sequence[str], stream: OrderStream) -> Picture:
@@ -65,16 +78,17 @@ def take_picture(db: Connection, names: Sequence[str], stream: OrderStream) -> P
     )
 
 
-def draw(picture: Picture, heading: str, footing: str) -> RenderableType:
-    """Give it for a terminal."""
+def draw(picture: Picture, heading: str, footing: str, width: int) -> RenderableType:
+    """Give it for a terminal of this width."""
+    is_wide = width >= WIDE
     columns = Table.grid(padding=(0, 1), expand=True)
     columns.add_column(ratio=3)
     columns.add_column(ratio=2)
     columns.add_row(
-        Panel(_orders(picture), title="order_summary: latest orders", title_align="left"),
+        Panel(_orders(picture, is_wide=is_wide), title="order_summary: latest orders", title_align="left"),
         Group(
-            Panel(_days(picture), title="daily_sales", title_align="left"),
-            Panel(_activities(picture), title="customer_activity", title_align="left"),
+            Panel(_days(picture, is_wide=is_wide), title="daily_sales", title_align="left"),
+            Panel(_activities(picture, is_wide=is_wide), title="customer_activity", title_align="left"),
         ),
     )
     return Group(
@@ -125,24 +139,30 @@ def _projections(picture: Picture) -> Table:
     return table
 
 
-def _orders(picture: Picture) -> Table:
-    table = _table("customer", "status", "<items", "<total", "changed")
+def _orders(picture: Picture, *, is_wide: bool) -> Table:
+    table = _table("customer", "status", "<items", "<total", *(["changed"] if is_wide else []))
     for customer, status, items, cents, changed in picture.orders:
-        table.add_row(Text(customer), Text(status, style=_STATUSES.get(status, "")), str(items), _euros(cents), changed)
+        cells: list[str | Text] = [
+            Text(customer),
+            Text(status, style=_STATUSES.get(status, "")),
+            str(items),
+            _euros(cents),
+        ]
+        table.add_row(*cells, *([changed] if is_wide else []))
     return table
 
 
-def _days(picture: Picture) -> Table:
-    table = _table("day", "<orders", "<cancelled", "<paid", "<revenue")
+def _days(picture: Picture, *, is_wide: bool) -> Table:
+    table = _table("day", "<orders", *(["<cancelled", "<paid"] if is_wide else []), "<revenue")
     for day, placed, cancelled, payments, cents in picture.days:
-        table.add_row(day, str(placed), str(cancelled), str(payments), _euros(cents))
+        table.add_row(day, str(placed), *([str(cancelled), str(payments)] if is_wide else []), _euros(cents))
     return table
 
 
-def _activities(picture: Picture) -> Table:
-    table = _table("customer", "activity", "when")
+def _activities(picture: Picture, *, is_wide: bool) -> Table:
+    table = _table("customer", "activity", *(["when"] if is_wide else []))
     for customer, activity, when in picture.activities:
-        table.add_row(Text(customer), Text(activity), when)
+        table.add_row(Text(customer), Text(activity), *([when] if is_wide else []))
     return table
 
 
