@@ -585,7 +585,8 @@ CREATE TABLE IF NOT EXISTS projection_dead_letters (
     event_id UUID NOT NULL,
     event_type TEXT NOT NULL,
     aggregate_id UUID NOT NULL,
-    event_data JSONB NOT NULL,
+    -- JSON, not JSONB: a store whose event_data is JSON may hold text that JSONB refuses, and that is when it is needed.
+    event_data JSON NOT NULL,
     handler TEXT NOT NULL,
     error TEXT NOT NULL,
     attempts INT NOT NULL,

@@ -29,7 +29,8 @@ class Arrival:
     def is_reached(self, db: Connection, position: int) -> bool:
         """Say whether a projection at this position has every event up to the number."""
         if position >= self.sequence_number:
-            return True
+            # Beyond the end there is nothing: the store has lost what this checkpoint stands for.
+            return position <= read_store_end(db)
         if self._lockers is None and read_store_end(db) < self.sequence_number:
             return False
         lockers = frozenset(row[0] for row in db.execute(sql.LOCKERS))
