@@ -37,6 +37,8 @@ class Leases:
     def __init__(self, db: Connection) -> None:
         self._db = db
         self._held: set[str] = set()
+        # The keys that somebody held at the last survey; only the others are worth a try.
+        self._taken: frozenset[int] = frozenset()
         db.execute(sql.REGISTER_WORKER, {"key": sql.WORKERS_KEY})
 
     def __repr__(self) -> str:
@@ -48,17 +50,24 @@ class Leases:
         return frozenset(self._held)
 
     def share(self, projections: int) -> int:
-        """Give the number of leases that this worker may hold."""
-        (workers,) = fetch_row(self._db, sql.LIVE_WORKERS, {"key": sql.WORKERS_KEY})
-        return math.ceil(projections / max(1, int(workers)))
+        """Survey all leases; give the number of them that this worker may hold."""
+        locks = self._db.execute(sql.READ_LEASES).fetchall()
+        workers = sum(key == sql.WORKERS_KEY for key, is_exclusive in locks if not is_exclusive)
+        self._taken = frozenset(key for key, is_exclusive in locks if is_exclusive)
+        return math.ceil(projections / max(1, workers))
 
     def acquire(self, projections: Sequence[str], share: int) -> Sequence[str]:
-        """Take free leases in the order given until the share is reached; give those that were taken."""
+        """Take leases that were free at the last survey, in the order given, until the share is reached.
+
+        Returns:
+            Those that were taken.
+        """
         taken = []
         for projection in projections:
             if len(self._held) >= share:
                 break
-            if projection not in self._held and self._try(projection):
+            key = lease_key(projection)
+            if key not in self._taken and fetch_row(self._db, sql.TRY_LEASE, {"key": key})[0]:
                 self._held.add(projection)
                 taken.append(projection)
         return taken
@@ -67,7 +76,3 @@ class Leases:
         """Give one back; its runner must have stopped."""
         self._held.discard(projection)
         fetch_row(self._db, sql.RELEASE_LEASE, {"key": lease_key(projection)})
-
-    def _try(self, projection: str) -> bool:
-        (is_taken,) = fetch_row(self._db, sql.TRY_LEASE, {"key": lease_key(projection)})
-        return bool(is_taken)

@@ -343,6 +343,19 @@ TRY_LEASE: LiteralString = "SELECT pg_try_advisory_lock(%(key)s)"
 RELEASE_LEASE: LiteralString = "SELECT pg_advisory_unlock(%(key)s)"
 REGISTER_WORKER: LiteralString = "SELECT pg_advisory_lock_shared(%(key)s)"
 
+# Rows: (key, whether exclusive) of each advisory lock of this database with a key of 64 bits: every lease, every live
+# worker, and what the application itself may hold.
+READ_LEASES: LiteralString = """
+SELECT
+    (classid::bigint << 32) | objid::bigint,
+    mode = 'ExclusiveLock'
+FROM pg_locks
+WHERE locktype = 'advisory'
+    AND granted
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND objsubid = 1
+"""
+
 # Parameters: key.  Rows: one (count): sessions that hold the workers' lock in shared mode, this one included.
 LIVE_WORKERS: LiteralString = """
 SELECT count(*)

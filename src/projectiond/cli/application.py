@@ -6,10 +6,12 @@ at night needs the sentence, and a traceback may show a password.
 """
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Final
 
 import psycopg
@@ -57,6 +59,9 @@ for group in (daemon, database, status, steering, waiting, pursuit, scaffold, de
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; give its exit code."""
+    if arguments is None:
+        # A process of our own.  Ended by default it would leave the embedded server running (``run`` has its own way).
+        signal.signal(signal.SIGTERM, _interrupt)
     words = _globals_first(sys.argv[1:] if arguments is None else arguments)
     is_debug = "--debug" in words[: _end_of_options(words)]
     try:
@@ -71,6 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say("interrupted")
         return FAULT
     return code if isinstance(code, int) else DONE
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _show_version(asked: bool) -> None:  # noqa: FBT001 - typer's signature of a callback

@@ -1,7 +1,5 @@
 """The command ``demo``."""
 
-import signal
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -31,9 +29,4 @@ def demo(
 
     Exit codes: 0 ended by --seconds or Ctrl-C, 1 something did not start.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
     run_demo(seconds=seconds, orders_per_second=rate, tell=tell)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

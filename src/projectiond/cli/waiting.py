@@ -21,7 +21,7 @@ from projectiond.errors import ProjectiondError, WaitTimeoutError
 from projectiond.overview import count_live_workers, read_head
 
 # How often the rows are read; a person sees no difference, and the database feels none.
-LOOK_SECONDS: Final = 0.1
+LOOK_SECONDS: Final = 0.05
 
 
 def add_commands(app: typer.Typer) -> None:
