@@ -54,7 +54,7 @@ class Leases:
         locks = self._db.execute(sql.READ_LEASES).fetchall()
         workers = sum(key == sql.WORKERS_KEY for key, is_exclusive in locks if not is_exclusive)
         self._taken = frozenset(key for key, is_exclusive in locks if is_exclusive)
-        return math.ceil(projections / max(1, workers))
+        return math.ceil(projections / max(1, int(workers)))
 
     def acquire(self, projections: Sequence[str], share: int) -> Sequence[str]:
         """Take leases that were free at the last survey, in the order given, until the share is reached.
