@@ -56,7 +56,7 @@ def server_pid(directory: Path) -> int | None:
 def test_it_is_prepared_by_itself_and_stopped_at_the_end(directory: Path) -> None:
     process = start(directory, "status")
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 0
+    assert process.returncode == 0, err
     assert "the store's head is 0" in out
     assert (
         err.splitlines()[0] == "projectiond: no database_url is set: starting the embedded PostgreSQL in .projectiond/"
@@ -77,6 +77,18 @@ def test_commands_that_start_together_share_one_server(directory: Path) -> None:
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
         assert json.loads(out)["head"] == 0
+    assert server_pid(directory) is None
+
+
+def test_a_command_that_is_terminated_stops_it(directory: Path) -> None:
+    watching = start(directory, "status", "--watch", "--json")
+    assert watching.stdout is not None
+    watching.stdout.readline()
+    assert server_pid(directory) is not None
+    watching.terminate()
+    _, err = watching.communicate(timeout=60)
+    assert watching.returncode == 0  # the same as Ctrl-C, which is how --watch ends
+    assert "Traceback" not in err
     assert server_pid(directory) is None
 
 
