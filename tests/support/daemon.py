@@ -16,12 +16,13 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 import psycopg
 import structlog
 from psycopg import sql
+from pydantic import SecretStr
 
 from projectiond import logs
 from projectiond.database import Connection, open_pool
@@ -37,6 +38,8 @@ from projectiond.settings import Settings
 from projectiond.worker import Worker
 from tests.support.postgres import Database
 from tests.support.waiting import eventually
+
+Effect = Callable[[Event, Connection], object]
 
 # So long that whatever passes its test in time cannot have been found by polling.
 NEVER_SECONDS = 600.0
@@ -84,12 +87,15 @@ def define(projection: type[Projection]) -> Definition:
     return definition
 
 
-def journal(table: str = "journal", *event_types: str, **options: object) -> type[Projection]:
+def journal(
+    table: str = "journal", *event_types: str, effect: Effect | None = None, **options: object
+) -> type[Projection]:
     """Make a projection that notes the number of each event in a table of its own name.
 
     Args:
         table: the name of the projection and of its table.
         event_types: the types it handles; all when left out.
+        effect: what a second handler, called `misbehave`, does at events of the type "Bad".
         options: class attributes.
     """
     insert = sql.SQL("INSERT INTO {} (sequence_number) VALUES (%s)").format(sql.Identifier(table))
@@ -106,6 +112,12 @@ def journal(table: str = "journal", *event_types: str, **options: object) -> typ
         def note(self, event: Event, db: Connection) -> None:
             db.execute(insert, (event.sequence_number,))
 
+    def misbehave(_self: Projection, event: Event, db: Connection) -> None:
+        if effect is not None:
+            effect(event, db)
+
+    if effect is not None:
+        options["misbehave"] = handles("Bad")(misbehave)
     for option, setting in options.items():
         setattr(Journal, option, setting)
     return Journal
@@ -187,7 +199,9 @@ class Daemon(Reporter):
         self._own_log = contextlib.ExitStack()
         # Two daemons in one test share the first one's log.
         self.log = log or self._own_log.enter_context(captured_log())
-        self.settings = Settings(database_url=database.dsn, **{"poll_interval_seconds": NEVER_SECONDS, **settings})
+        self.settings = Settings(
+            database_url=SecretStr(database.dsn), **{"poll_interval_seconds": NEVER_SECONDS, **settings}
+        )
         descriptor = create_recorder_file()
         self.recorder = Recorder(descriptor)
         os.close(descriptor)
@@ -220,31 +234,41 @@ class Daemon(Reporter):
         self.stop()
 
 
-class Stage:
-    """One runner of one projection without a worker: the test says what the mark is, and takes each step itself."""
+class Stage(Reporter):
+    """One runner of one projection without a worker and its leases; the test says how far the store is settled."""
 
-    def __init__(self, database: Database, projection: type[Projection], *, mark: int = 0, **settings: Any) -> None:  # noqa: ANN401 -- the same
-        self.settings = Settings(database_url=database.dsn, **settings)
-        definition = define(projection)
-        descriptor = create_recorder_file()
-        self.recorder = Recorder(descriptor)
-        os.close(descriptor)
+    def __init__(
+        self,
+        database: Database,
+        projection: type[Projection],
+        *,
+        mark: int = 0,
+        log: Log | None = None,
+        **settings: Any,  # noqa: ANN401 -- whatever Settings takes
+    ) -> None:
+        super().__init__(database)
         self.mark = mark
         self._exit = contextlib.ExitStack()
+        self.log = log or self._exit.enter_context(captured_log())
+        self.definition = define(projection)
+        descriptor = create_recorder_file()
+        recorder = self._exit.enter_context(contextlib.closing(Recorder(descriptor)))
+        os.close(descriptor)
         self.pool = self._exit.enter_context(
             open_pool(database.dsn, role="runner", statement_timeout_seconds=30, size=2)
         )
         self.runner = Runner(
-            definition,
-            resolve_limits(definition, self.settings),
+            self.definition,
+            resolve_limits(self.definition, Settings(database_url=SecretStr(database.dsn), **settings)),
             self.pool,
             lambda _: self.mark,
-            self.recorder.slot(0, definition.name),
+            recorder.slot(0, self.definition.name),
+            on_arrival=lambda: None,
         )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.runner.stop()
         self._exit.close()
-        self.recorder.close()
