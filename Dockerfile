@@ -1,11 +1,10 @@
-# syntax=docker/dockerfile:1
-# The daemon, without build tools and without root. It writes nothing to its own file system, so it runs with
-# --read-only. DATABASE_URL is required:
+# The daemon, without build tools and without root. Its file system is never written to:
 #
 #   docker build -t projectiond .
 #   docker run --read-only --env DATABASE_URL=postgresql://... projectiond
 #
-# Your own projections: mount them over /app/projections, or build an image FROM this one that copies them there.
+# What lies in projections/ at the time is in the image. To run others mount them over /app/projections, or build
+# an image FROM this one that copies them there. docs/deployment.md tells more.
 
 FROM python:3.12-slim AS build
 WORKDIR /build
@@ -26,14 +25,16 @@ COPY --from=build /opt/projectiond /opt/projectiond
 WORKDIR /app
 COPY config ./config
 COPY projections ./projections
+# The supervisor shares a small file with its workers, and /dev/shm is what can be written to under --read-only.
 ENV PATH=/opt/projectiond/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
+    TMPDIR=/dev/shm \
     PROJECTIOND_CONFIG=/app/config/production.toml
 USER 10001:10001
 # drain_seconds (20) must fit into what the runtime grants after this: docker run --stop-timeout 30.
 STOPSIGNAL SIGTERM
-# No HEALTHCHECK: a daemon that cannot reach its database is healthy and waits; restarting it would not help.
+# No HEALTHCHECK: a daemon that has lost its database is healthy and waits; restarting it would not help.
 # A dead or stuck worker is the supervisor's to restart, and a dead supervisor ends the container.
 ENTRYPOINT ["projectiond"]
 CMD ["run"]
