@@ -132,13 +132,16 @@ class Reporter:
 
     def ask(self, query: sql.Composed | bytes, *parameters: object) -> list[tuple[Any, ...]]:
         """Return the rows of a query."""
+        try:
+            return self._connected().execute(query, parameters or None).fetchall()
+        except psycopg.OperationalError:
+            # The server was restarted since the last question.
+            return self._connected().execute(query, parameters or None).fetchall()
+
+    def _connected(self) -> psycopg.Connection[Any]:
         if self._conn is None or self._conn.closed:
             self._conn = self._database.connect()
-        try:
-            return self._conn.execute(query, parameters or None).fetchall()
-        except psycopg.OperationalError:
-            self._conn.close()
-            raise
+        return self._conn
 
     def applied(self, table: str = "journal") -> list[int]:
         """Return what a `journal` holds, in the order in which it was applied."""
