@@ -74,6 +74,12 @@ class _Cursor(psycopg.Cursor[TupleRow]):
             connection.inspect(query)
         return super().execute(query, *args, **kwargs)
 
+    def stream(self, query: Query, *args: Any, **kwargs: Any) -> Iterator[TupleRow]:  # noqa: ANN401 - as above
+        connection = self.connection
+        if isinstance(connection, Connection) and connection.is_guarded:
+            connection.inspect(query)
+        return super().stream(query, *args, **kwargs)
+
     def executemany(self, query: Query, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as above
         connection = self.connection
         if isinstance(connection, Connection) and connection.is_guarded:
@@ -192,6 +198,18 @@ def open_pool(dsn: str, *, role: str, statement_timeout_seconds: float, size: in
         name=role,
         open=True,
     )
+
+
+@contextmanager
+def borrow(pool: ConnectionPool[Connection]) -> Iterator[Connection]:
+    """Take a connection from the pool for the block."""
+    with pool.connection() as db:
+        try:
+            yield db
+        finally:
+            if db.is_altered:
+                # Other projections would inherit the handler's search_path or role; the pool opens a new one.
+                db.close()
 
 
 def configure(db: Connection, statement_timeout_seconds: float) -> None:

@@ -11,6 +11,7 @@ is lower case and holds the values; the hint is the next step, one sentence. Nei
     │   ├── EventDataError          … its data does not fit its model
     │   └── TransactionControlError … its handler tried to end the transaction
     ├── DatabaseUnavailableError    wait, then try again
+    ├── AttemptFailedError          wait, then try this event again
     └── WaitTimeoutError            wait longer, or find out what holds the projection back
 """
 
@@ -58,6 +59,10 @@ class TransactionControlError(PoisonError):
 
 class DatabaseUnavailableError(ProjectiondError):
     """The database does not answer for now: wait and try again, nothing has been lost."""
+
+
+class AttemptFailedError(ProjectiondError):
+    """A handler failed on an event that has attempts left: nothing to do yet, it is tried again in a moment."""
 
 
 class WaitTimeoutError(ProjectiondError):

@@ -22,7 +22,13 @@ import psycopg
 from psycopg import errors
 from psycopg_pool import PoolClosed
 
-from projectiond.errors import ConfigurationError, ConflictError, DatabaseUnavailableError, TransactionControlError
+from projectiond.errors import (
+    AttemptFailedError,
+    ConfigurationError,
+    ConflictError,
+    DatabaseUnavailableError,
+    TransactionControlError,
+)
 
 # Error messages go into a column, a log line and a terminal.
 MAX_TEXT: Final = 1000
@@ -75,7 +81,7 @@ def classify(error: BaseException) -> Failure:
             return Failure.CONFLICT
         case ConfigurationError() | TransactionControlError():
             return Failure.FATAL
-        case DatabaseUnavailableError() | PoolClosed():
+        case DatabaseUnavailableError() | AttemptFailedError() | PoolClosed():
             return Failure.TRANSIENT
         case errors.PipelineAborted():
             # Its cause was swallowed by the handler: only single steps can tell what it was.
@@ -89,11 +95,6 @@ def classify(error: BaseException) -> Failure:
 def is_transient(error: BaseException) -> bool:
     """Say whether waiting and trying again is all that has to happen."""
     return classify(error) is Failure.TRANSIENT
-
-
-def is_poison(error: BaseException) -> bool:
-    """Say whether it is this event's own trouble."""
-    return classify(error) is Failure.POISON
 
 
 def describe(error: BaseException) -> str:

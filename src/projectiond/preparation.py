@@ -1,4 +1,4 @@
-"""What a projection needs before its first event: its own tables and its checkpoint row.
+"""What a projection needs before its first event: its own tables, and a checkpoint that belongs to this store.
 
 Called by the runner: :func:`enroll` when it first looks for the row, :func:`prepare` before its first event and after
 each pause for a fault.  Both are idempotent.  The author's DDL is run each time in one transaction, under a lock that
@@ -15,10 +15,12 @@ import psycopg.sql
 
 from projectiond import checkpoint as checkpoints
 from projectiond import sql
+from projectiond.checkpoint import Checkpoint
 from projectiond.database import Connection
 from projectiond.definition import Definition
 from projectiond.errors import ConfigurationError
 from projectiond.failure import describe, is_transient
+from projectiond.highwater import read_store_end
 
 # DDL waits for readers of the table, and everybody else waits behind the DDL.  Rather try again later.
 LOCK_TIMEOUT: Final = "5s"
@@ -75,6 +77,22 @@ def apply_schema(db: Connection, definition: Definition) -> None:
             f'the schema of "{definition.name}" ({definition.source}) is refused: {describe(error)}',
             hint="mend it, then set the status to running",
         ) from error
+
+
+def refuse_beyond_end(db: Connection, checkpoint: Checkpoint) -> None:
+    """See that the store has heard of everything that the checkpoint stands for.
+
+    Raises:
+        ConfigurationError: It lies beyond the largest number ever drawn: the store is not the one it was.
+    """
+    end = read_store_end(db)
+    if checkpoint.position > end:
+        raise ConfigurationError(
+            f'the checkpoint of "{checkpoint.name}" is {checkpoint.position}, beyond the end of the event store at '
+            f"{end}: the store was restored from a backup or truncated",
+            hint=f'run "projectiond rebuild {checkpoint.name}", or set last_sequence_number to the last event that '
+            "its tables hold, then set the status to running",
+        )
 
 
 def missing_tables(db: Connection, definition: Definition) -> list[str]:

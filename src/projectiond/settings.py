@@ -99,7 +99,7 @@ class Settings(BaseSettings):
     )
     wakeup: Literal["notify", "poll"] = Field(
         "notify",
-        description="how new events are noticed; poll where LISTEN does not work (PgBouncer)",
+        description="how new events are noticed; poll where LISTEN is not wanted",
     )
     workers: Count = Field(1, ge=1, le=64, description="worker processes that the daemon starts")
     max_attempts: Count = Field(

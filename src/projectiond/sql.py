@@ -308,13 +308,15 @@ INSERT INTO projection_rebuilds (projection_name, started_at, target_sequence_nu
 VALUES (%(name)s, now(), %(target)s)
 """
 
-# Parameters: name, from.  The status trigger removes the rebuild's marker.
+# Parameters: name, from.  The status trigger removes the rebuild's marker.  Without the marker another rebuild has been
+# asked for meanwhile, and its reset is still to come.
 FINISH_REBUILD: LiteralString = """
 UPDATE projection_checkpoints
 SET status = 'running'
 WHERE projection_name = %(name)s
     AND last_sequence_number = %(from)s
     AND status = 'rebuilding'
+    AND EXISTS (SELECT FROM projection_rebuilds WHERE projection_name = %(name)s)
 """
 
 # --- dead letters --------------------------------------------------------------------------------------------

@@ -113,11 +113,18 @@ def test_running_clears_the_error_and_the_rebuild_of_that_projection_only(
 
 
 def test_pausing_keeps_the_error_and_the_rebuild(checkpoint: Connection) -> None:
-    checkpoint.execute("UPDATE projection_checkpoints SET status = 'rebuilding' WHERE projection_name = 'orders'")
+    checkpoint.execute("UPDATE projection_checkpoints SET error_message = 'slow' WHERE projection_name = 'sales'")
     checkpoint.execute("UPDATE projection_checkpoints SET status = 'paused'")
+    message = "SELECT error_message FROM projection_checkpoints WHERE projection_name = 'sales'"
+    assert value(checkpoint, message) == "slow"
+    assert value(checkpoint, "SELECT count(*) FROM projection_rebuilds") == 2
+
+
+def test_a_rebuild_after_a_pause_begins_afresh_and_keeps_the_error(checkpoint: Connection) -> None:
+    checkpoint.execute("UPDATE projection_checkpoints SET status = 'rebuilding' WHERE projection_name = 'orders'")
     message = "SELECT error_message FROM projection_checkpoints WHERE projection_name = 'orders'"
     assert value(checkpoint, message) == "event 7 is bad"
-    assert value(checkpoint, "SELECT count(*) FROM projection_rebuilds") == 2
+    assert checkpoint.execute("SELECT projection_name FROM projection_rebuilds").fetchall() == [("sales",)]
 
 
 def test_creating_a_checkpoint_that_exists_leaves_its_rebuild_alone(

@@ -1,0 +1,46 @@
+"""What the log says of a projection's progress: enough to see it move, little enough to read.
+
+Called by the runner after each batch.  Every batch is a line for whoever debugs.  For everybody else small batches at
+the head are silence, and a backlog is a line a second that sums up: far behind, batches follow each other a hundred
+times a second, and a line for each would be the larger work.
+"""
+
+import time
+from typing import Final
+
+from structlog.typing import FilteringBoundLogger
+
+from projectiond import logs
+from projectiond.reader import Batch
+
+REPORT_SECONDS: Final = 1.0
+
+
+class BatchReport:
+    """Logs the batches of one projection."""
+
+    def __init__(self, log: FilteringBoundLogger, batch_size: int) -> None:
+        self._log = log
+        self._batch_size = batch_size
+        self._is_behind = False
+        self._unreported = 0
+        self._reported_at = 0.0
+
+    def note(self, batch: Batch, mark: int) -> None:
+        """Log a batch that has been committed."""
+        is_full = len(batch.events) >= self._batch_size
+        self._is_behind = self._is_behind or is_full
+        self._unreported += len(batch.events)
+        facts = {"position": batch.upto, "lag": mark - batch.upto}
+        if is_full and time.monotonic() - self._reported_at >= REPORT_SECONDS:
+            self._log.info(logs.BATCH_COMMITTED, events=self._unreported, **facts)
+            self._unreported, self._reported_at = 0, time.monotonic()
+        else:
+            self._log.debug(logs.BATCH_COMMITTED, events=len(batch.events), **facts)
+
+    def note_arrival(self, position: int) -> None:
+        """Say that a backlog is done; nothing when there was none."""
+        if self._is_behind:
+            self._log.info(logs.PROJECTION_CAUGHT_UP, events=self._unreported, position=position)
+        self._is_behind = False
+        self._unreported = 0
