@@ -1,0 +1,141 @@
+"""What Dockerfile and systemd units promise: no root, signals reach the daemon, and time enough to drain."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from projectiond.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILE = ROOT / "Dockerfile"
+UNITS = [ROOT / "systemd" / "projectiond.service", ROOT / "systemd" / "projectiond@.service"]
+DRAIN_SECONDS = Settings.model_fields["drain_seconds"].default
+
+unit_files = pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+
+
+def instructions(stage: int) -> list[tuple[str, str]]:
+    """Return the instructions of one stage of the Dockerfile and their arguments; -1 is what the image is."""
+    lines = [line for line in DOCKERFILE.read_text().splitlines() if not line.startswith("#")]
+    logical = "\n".join(lines).replace("\\\n", " ").splitlines()
+    stages: list[list[tuple[str, str]]] = []
+    for line in filter(None, map(str.strip, logical)):
+        name, _, argument = line.partition(" ")
+        if name == "FROM":
+            stages.append([])
+        stages[-1].append((name, argument.strip()))
+    return stages[stage]
+
+
+def argument_of(name: str) -> str:
+    """Return the argument of the one instruction of this name in the image's stage."""
+    (argument,) = [argument for instruction, argument in instructions(-1) if instruction == name]
+    return argument
+
+
+def assignments(unit: Path, section: str) -> dict[str, list[str]]:
+    """Return what a section of a unit assigns; a key may occur more than once, and each counts."""
+    found: dict[str, list[str]] = {}
+    current = ""
+    for line in unit.read_text().splitlines():
+        if header := re.fullmatch(r"\[(\w+)\]", line):
+            current = header[1]
+        elif current == section and line and not line.startswith("#"):
+            key, _, value = line.partition("=")
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def test_the_image_runs_without_root_under_a_number_that_kubernetes_can_check() -> None:
+    user, _, group = argument_of("USER").partition(":")
+    assert int(user) > 0
+    assert int(group) > 0
+
+
+def test_the_daemon_is_the_process_that_docker_signals() -> None:
+    # The shell form would put a shell in front, and SIGTERM would never arrive.
+    assert argument_of("ENTRYPOINT") == '["projectiond"]'
+    assert argument_of("CMD") == '["run"]'
+    assert argument_of("STOPSIGNAL") == "SIGTERM"
+
+
+def test_the_image_is_made_without_build_tools() -> None:
+    copied = [argument for name, argument in instructions(-1) if name == "COPY"]
+    assert "--from=build /opt/projectiond /opt/projectiond" in copied
+    commands = " ".join(argument for name, argument in instructions(-1) if name == "RUN")
+    assert not re.search(r"\b(pip|apt-get|apk)\b", commands)
+
+
+def test_the_image_takes_versions_from_the_constraints() -> None:
+    (install,) = [argument for name, argument in instructions(0) if name == "RUN" and "pip install" in argument]
+    assert "--constraint constraints.txt" in install
+
+
+def test_the_image_requires_a_database_and_writes_nowhere_but_to_memory() -> None:
+    environment = dict(re.findall(r"(\w+)=(\S+)", argument_of("ENV")))
+    assert environment["TMPDIR"] == "/dev/shm"  # noqa: S108 -- it is the promise
+    assert environment["PYTHONDONTWRITEBYTECODE"] == "1"
+    assert argument_of("WORKDIR") == "/app"
+    config = ROOT / Path(environment["PROJECTIOND_CONFIG"]).relative_to("/app")
+    assert tomllib.loads(config.read_text())["require_database_url"] is True
+
+
+def test_what_the_dockerfile_copies_is_let_into_the_build() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert "*" in ignored
+    sources = [
+        source.removeprefix("./")
+        for stage in (0, -1)
+        for name, argument in instructions(stage)
+        if name == "COPY" and not argument.startswith("--from")
+        for source in argument.split()[:-1]
+    ]
+    assert sources
+    for source in sources:
+        assert f"!{source}" in ignored
+        assert (ROOT / source).exists()
+
+
+@unit_files
+def test_a_unit_grants_more_time_than_the_drain_takes(unit: Path) -> None:
+    (granted,) = assignments(unit, "Service")["TimeoutStopSec"]
+    with (ROOT / "config" / "production.toml").open("rb") as file:
+        production = tomllib.load(file)["drain_seconds"]
+    assert int(granted) > DRAIN_SECONDS
+    assert int(granted) > production
+
+
+@unit_files
+def test_a_unit_hears_from_the_supervisor_and_signals_it_alone(unit: Path) -> None:
+    service = assignments(unit, "Service")
+    assert service["Type"] == ["notify"]
+    assert service["NotifyAccess"] == ["main"]
+    assert int(service["WatchdogSec"][0]) > 0
+    # control-group would send SIGTERM to the workers too, who are the supervisor's to drain.
+    assert service["KillMode"] == ["mixed"]
+
+
+@unit_files
+def test_a_unit_starts_again_for_as_long_as_the_database_is_away(unit: Path) -> None:
+    assert assignments(unit, "Service")["Restart"] == ["on-failure"]
+    assert assignments(unit, "Unit")["StartLimitIntervalSec"] == ["0"]
+
+
+@unit_files
+def test_a_unit_gives_no_rights_away(unit: Path) -> None:
+    service = assignments(unit, "Service")
+    assert service["DynamicUser"] == ["yes"]
+    assert service["NoNewPrivileges"] == ["yes"]
+    assert service["ProtectSystem"] == ["strict"]
+    assert service["CapabilityBoundingSet"] == [""]
+
+
+def test_the_template_differs_from_the_unit_in_its_instance_only() -> None:
+    unit, template = (assignments(path, "Service") for path in UNITS)
+    assert template["ExecStart"] == [unit["ExecStart"][0].replace("production.toml", "%i.toml")]
+    assert template["EnvironmentFile"] == [*unit["EnvironmentFile"], "-/etc/projectiond/%i.environment"]
+    for service in (unit, template):
+        del service["ExecStart"], service["EnvironmentFile"]
+    assert template == unit
