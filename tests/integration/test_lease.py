@@ -1,0 +1,149 @@
+"""Leases: which worker runs which projection, while workers come, go and lose their connection."""
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+
+from projectiond import database as databases
+from projectiond import logs
+from projectiond.lease import Leases, lease_key
+from tests.support.daemon import Daemon, journal
+from tests.support.events import append
+from tests.support.postgres import Database, LocalServer
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.integration
+
+NAMES = ["a", "b", "c", "d", "e"]
+
+
+@contextlib.contextmanager
+def connected(database: Database) -> Iterator[databases.Connection]:
+    with databases.connect(database.dsn, role="leases", statement_timeout_seconds=30) as db:
+        yield db
+
+
+def held_by(*workers: Daemon) -> list[list[str]]:
+    return [sorted(worker.worker._runners) for worker in workers]
+
+
+def are_shared(*workers: Daemon, most: int) -> bool:
+    """Say whether each projection is run by exactly one worker, and none runs more than its share."""
+    held = held_by(*workers)
+    return sorted(name for names in held for name in names) == NAMES and max(map(len, held)) <= most
+
+
+def test_keys_are_distinct_and_stay_what_they_are() -> None:
+    assert len({lease_key(f"projection {n}") for n in range(10_000)}) == 10_000
+    # A worker of the next version must find the lease of this one's.
+    assert lease_key("orders") == lease_key("orders")
+    assert -(2**63) <= lease_key("orders") < 2**63
+
+
+def test_a_worker_alone_may_hold_them_all(database: Database) -> None:
+    with connected(database) as db:
+        leases = Leases(db)
+        assert leases.share(5) == 5
+        assert leases.acquire(NAMES, 5) == NAMES
+        assert leases.held == set(NAMES)
+        assert repr(leases) == "<Leases held=['a', 'b', 'c', 'd', 'e']>"
+
+
+def test_a_share_is_rounded_up_so_that_nothing_is_left_over(database: Database) -> None:
+    with connected(database) as one, connected(database) as two, connected(database) as three:
+        first = Leases(one)
+        Leases(two)
+        assert first.share(5) == 3
+        Leases(three)
+        assert first.share(5) == 2
+        assert first.share(2) == 1
+
+
+def test_a_lease_is_held_by_one_and_free_once_given_back(database: Database) -> None:
+    with connected(database) as one, connected(database) as two:
+        first, second = Leases(one), Leases(two)
+        assert first.acquire(["a"], first.share(1)) == ["a"]
+        assert second.acquire(["a"], second.share(1)) == []
+        first.release("a")
+        second.share(1)
+        assert second.acquire(["a"], 1) == ["a"]
+
+
+def test_a_lease_that_is_asked_for_twice_is_still_given_back_at_once(database: Database) -> None:
+    """A session's advisory locks are counted: taken twice, it would have to be given back twice."""
+    with connected(database) as one, connected(database) as two:
+        first, second = Leases(one), Leases(two)
+        first.acquire(["a"], first.share(2))
+        first.share(2)
+        assert first.acquire(["a"], 2) == []
+        first.release("a")
+        second.share(2)
+        assert second.acquire(["a"], 2) == ["a"]
+
+
+def test_leases_of_another_database_are_none_of_ours(database: Database, empty_database: Database) -> None:
+    with connected(database) as one, connected(empty_database) as two:
+        first, second = Leases(one), Leases(two)
+        assert first.share(1) == second.share(1) == 1
+        assert first.acquire(["a"], 1) == second.acquire(["a"], 1) == ["a"]
+
+
+def test_a_session_that_dies_leaves_its_leases(database: Database) -> None:
+    with connected(database) as one, connected(database) as two:
+        Leases(one).acquire(["a"], 1)
+        second = Leases(two)
+        database.connect().execute("SELECT pg_terminate_backend(%s)", (one.info.backend_pid,))
+        eventually(lambda: second.acquire(["a"], second.share(1)) == ["a"])
+
+
+@pytest.mark.slow
+def test_workers_that_come_and_go_share_the_projections(database: Database) -> None:
+    projections = [journal(name) for name in NAMES]
+    conn = database.connect()
+    with Daemon(database, *projections) as one:
+        eventually(lambda: are_shared(one, most=5))
+        with Daemon(database, *projections, log=one.log) as two:
+            eventually(lambda: are_shared(one, two, most=3))
+            with Daemon(database, *projections, log=one.log) as three:
+                eventually(lambda: are_shared(one, two, three, most=2))
+                last = append(conn, "OrderPlaced")
+                for name in NAMES:
+                    one.wait_until_at(name, last)
+            eventually(lambda: are_shared(one, two, most=3))
+        eventually(lambda: are_shared(one, most=5))
+        last = append(conn, "OrderPlaced")
+        for name in NAMES:
+            one.wait_until_at(name, last)
+            assert one.applied(name) == one.stored()
+
+
+def test_a_worker_whose_lease_connection_is_killed_stops_its_runners_and_comes_back(database: Database) -> None:
+    conn = database.connect()
+    with Daemon(database, *[journal(name) for name in NAMES]) as daemon:
+        eventually(lambda: are_shared(daemon, most=5))
+        before = dict(daemon.worker._runners)
+        conn.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'projectiond/leases' AND datname = current_database()"
+        )
+        lost = daemon.log.wait_for(logs.LEASE_LOST)
+        assert lost["projections"] == NAMES
+        eventually(lambda: are_shared(daemon, most=5))
+        assert all(runner.join(5) for runner in before.values())
+        last = append(conn, "OrderPlaced")
+        for name in NAMES:
+            daemon.wait_until_at(name, last)
+            assert daemon.applied(name) == daemon.stored()
+
+
+def test_a_worker_of_a_server_that_is_down_comes_back_with_it(own_server: LocalServer, own_database: Database) -> None:
+    with Daemon(own_database, journal()) as daemon:
+        daemon.wait_until_at("journal", append(own_database.connect(), "OrderPlaced"))
+        own_server.stop("immediate")
+        daemon.log.wait_for(logs.LEASE_LOST)
+        daemon.log.wait_for(logs.DATABASE_UNAVAILABLE)
+        own_server.start()
+        last = append(own_database.connect(), "OrderPlaced")
+        daemon.wait_until_at("journal", last, 30)
+        assert daemon.applied() == daemon.stored()
