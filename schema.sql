@@ -578,6 +578,21 @@ BEGIN
 END
 $$;
 
+-- The last word of the daemon's compare-and-set: raises when no checkpoint was moved, so that the COMMIT that follows
+-- at once, without waiting, commits nothing. PJ003: the transaction is not the one that the daemon began.
+CREATE OR REPLACE FUNCTION projectiond_require_moved(is_moved boolean) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF is_moved THEN
+        RETURN;
+    END IF;
+    IF pg_catalog.current_setting('projectiond.transaction', true) IS DISTINCT FROM 'open' THEN
+        RAISE EXCEPTION 'the transaction in which events were applied has been ended' USING ERRCODE = 'PJ003';
+    END IF;
+    RAISE EXCEPTION 'the checkpoint was moved, or its status changed' USING ERRCODE = 'PJ002';
+END
+$$;
+
 -- Events that a projection with on_error = "skip" could not apply, with what is needed to apply them later.
 CREATE TABLE IF NOT EXISTS projection_dead_letters (
     projection_name VARCHAR(100) NOT NULL,

@@ -46,16 +46,15 @@ class Applier:
 
     def apply_pipelined(self, db: Connection, checkpoint: Checkpoint, part: Part) -> Checkpoint:
         """Apply a part without waiting for each statement; give the checkpoint that was committed."""
-        with db.pipeline():
-            return self._apply(db, checkpoint, part)
+        return self._apply(db, checkpoint, part, is_pipelined=True)
 
     def apply_single(self, db: Connection, checkpoint: Checkpoint, part: Part) -> Checkpoint:
         """Apply a part statement by statement; give the checkpoint that was committed."""
-        return self._apply(db, checkpoint, part)
+        return self._apply(db, checkpoint, part, is_pipelined=False)
 
-    def _apply(self, db: Connection, checkpoint: Checkpoint, part: Part) -> Checkpoint:
+    def _apply(self, db: Connection, checkpoint: Checkpoint, part: Part, *, is_pipelined: bool) -> Checkpoint:
         try:
-            with checkpoints.open_transaction(db):
+            with checkpoints.transaction(db, checkpoint, is_pipelined=is_pipelined):
                 with db.guarded():
                     for event in part.events:
                         self._handle(event, db)

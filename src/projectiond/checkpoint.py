@@ -9,19 +9,24 @@ read it and only while the status is the one that this runner acts on.  From tha
   the row's lock and committed first, or it waits, looks at the row again, and finds it paused);
 * after a failure of unknown outcome (the connection broke during COMMIT) the row itself says what happened.
 
+When nothing was moved the statement raises, on the server, so nobody needs to look at its result before COMMIT: in a
+pipeline both are on their way together, and the whole transaction is one round trip.
+
 It relies on READ COMMITTED, which ``database`` sets, and on nobody else moving ``last_sequence_number`` forward.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 from uuid import UUID
 
+import psycopg
 import psycopg.sql
+from psycopg.pq import TransactionStatus
 
 from projectiond import sql
-from projectiond.database import Connection, fetch_row
+from projectiond.database import Connection
 from projectiond.errors import ConfigurationError, ConflictError, TransactionControlError
 from projectiond.failure import printable
 
@@ -79,15 +84,44 @@ def load(db: Connection, name: str) -> Checkpoint:
 
 
 @contextmanager
-def open_transaction(db: Connection) -> Iterator[None]:
-    """Begin the transaction that :func:`advance` ends; it is committed with the block, or rolled back."""
-    with db.transaction():
-        db.execute(sql.OPEN_TRANSACTION)
-        yield
+def transaction(db: Connection, checkpoint: Checkpoint, *, is_pipelined: bool = False) -> Iterator[None]:
+    """Begin the transaction that :func:`advance` ends; it is committed with the block, or rolled back.
+
+    Args:
+        db: In autocommit mode.
+        checkpoint: The row as this runner last read or wrote it.
+        is_pipelined: Whether statements are sent without waiting for their results.  What fails, the compare-and-set
+            included, is then raised at the end of the block at the latest.
+
+    Raises:
+        ConflictError: The row is not as this runner left it; nothing was committed.
+        TransactionControlError: A handler has ended the transaction.
+    """
+    try:
+        with db.pipeline() if is_pipelined else nullcontext(), db.transaction():
+            db.execute(sql.OPEN_TRANSACTION)
+            yield
+    except psycopg.DatabaseError as error:
+        if db.info.transaction_status is TransactionStatus.INERROR:
+            # In a pipeline COMMIT is skipped after an error, and the transaction still stands.
+            db.rollback()
+        if error.sqlstate == sql.CHECKPOINT_MOVED:
+            raise ConflictError(
+                f'the checkpoint of "{checkpoint.name}" is no longer {checkpoint.status} at {checkpoint.position}, '
+                "from where this runner applied events",
+                hint="nothing was committed; the row is read again",
+            ) from error
+        if error.sqlstate == sql.TRANSACTION_ENDED:
+            raise TransactionControlError(
+                "a handler ended the transaction inside a statement, so a part of the batch is committed without its "
+                "checkpoint",
+                hint="take the COMMIT or ROLLBACK out of its SQL, then rebuild the projection",
+            ) from error
+        raise
 
 
 def advance(db: Connection, checkpoint: Checkpoint, to: int, *, last_event_id: UUID | None, applied: int) -> Checkpoint:
-    """Move the checkpoint, as the last statement of the caller's transaction.
+    """Move the checkpoint, as the last statement inside :func:`transaction`.
 
     Args:
         db: Inside the transaction that applied the events.
@@ -98,10 +132,6 @@ def advance(db: Connection, checkpoint: Checkpoint, to: int, *, last_event_id: U
 
     Returns:
         The row as it is once the transaction has committed.
-
-    Raises:
-        ConflictError: The row is not as this runner left it; the transaction must be rolled back.
-        TransactionControlError: A handler has ended the transaction in which :func:`open_transaction` began.
     """
     parameters = {
         "name": checkpoint.name,
@@ -111,18 +141,7 @@ def advance(db: Connection, checkpoint: Checkpoint, to: int, *, last_event_id: U
         "last_event_id": last_event_id,
         "applied": applied,
     }
-    if db.execute(sql.ADVANCE_CHECKPOINT, parameters).fetchone() is None:
-        if not fetch_row(db, sql.IS_TRANSACTION_OPEN)[0]:
-            raise TransactionControlError(
-                "a handler ended the transaction inside a statement, so a part of the batch is committed without its "
-                "checkpoint",
-                hint="take the COMMIT or ROLLBACK out of its SQL, then rebuild the projection",
-            )
-        raise ConflictError(
-            f'the checkpoint of "{checkpoint.name}" is no longer {checkpoint.status} at {checkpoint.position}, '
-            f"after which this runner applied events up to {to}",
-            hint="nothing was committed; the row is read again",
-        )
+    db.execute(sql.ADVANCE_CHECKPOINT, parameters)
     return replace(checkpoint, position=to, error_message=None)
 
 

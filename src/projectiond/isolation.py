@@ -108,7 +108,7 @@ class Isolation:
             "error": error,
             "attempts": self._limits.max_attempts,
         }
-        with checkpoints.open_transaction(db):
+        with checkpoints.transaction(db, checkpoint):
             db.execute(sql.KEEP_DEAD_LETTER, letter)
             passed = checkpoints.advance(db, checkpoint, event.sequence_number, last_event_id=None, applied=0)
         log.warning(logs.EVENT_DEAD_LETTERED, projection=checkpoint.name, sequence_number=event.sequence_number)

@@ -234,24 +234,29 @@ ON CONFLICT (projection_name) DO NOTHING
 # transaction, by whatever trick, it is gone, and the compare-and-set below fails.
 OPEN_TRANSACTION: LiteralString = "SELECT set_config('projectiond.transaction', 'open', true)"
 
-# Rows: one (whether this is still the transaction that OPEN_TRANSACTION was run in).
-IS_TRANSACTION_OPEN: LiteralString = "SELECT coalesce(current_setting('projectiond.transaction', true) = 'open', false)"
-
-# Parameters: name, from, to, status, last_event_id (may be null), applied.  The compare-and-set that
-# ends every transaction: one row comes back, or somebody else moved the checkpoint or changed the status.
+# Parameters: name, from, to, status, last_event_id (may be null), applied.  The compare-and-set that ends every
+# transaction.  When it finds no row the function raises, so that COMMIT can be sent along without waiting: SQLSTATE
+# CHECKPOINT_MOVED when somebody else moved the checkpoint or changed the status, TRANSACTION_ENDED when a handler did
+# away with the transaction.
 # Locks: the row, until the COMMIT that follows at once.  Index: the primary key.
+CHECKPOINT_MOVED: Final = "PJ002"
+TRANSACTION_ENDED: Final = "PJ003"
 ADVANCE_CHECKPOINT: LiteralString = """
-UPDATE projection_checkpoints
-SET last_sequence_number = %(to)s,
-    last_event_id = coalesce(%(last_event_id)s, last_event_id),
-    last_processed_at = now(),
-    events_processed = events_processed + %(applied)s,
-    error_message = NULL
-WHERE projection_name = %(name)s
-    AND last_sequence_number = %(from)s
-    AND status = %(status)s
-    AND current_setting('projectiond.transaction', true) = 'open'
-RETURNING last_sequence_number
+WITH moved AS (
+    UPDATE projection_checkpoints
+    SET last_sequence_number = %(to)s,
+        last_event_id = coalesce(%(last_event_id)s, last_event_id),
+        last_processed_at = now(),
+        events_processed = events_processed + %(applied)s,
+        error_message = NULL
+    WHERE projection_name = %(name)s
+        AND last_sequence_number = %(from)s
+        AND status = %(status)s
+        AND current_setting('projectiond.transaction', true) = 'open'
+    RETURNING last_sequence_number
+)
+SELECT projectiond_require_moved(count(*) = 1)
+FROM moved
 """
 
 # Parameters: name, from, error.  Rows updated: 0 when the projection moved on or was paused meanwhile.

@@ -23,7 +23,7 @@ from projectiond import logs
 from projectiond.checkpoint import Checkpoint
 from projectiond.database import Connection
 from projectiond.errors import ProjectiondError
-from projectiond.failure import Failure, classify, describe
+from projectiond.failure import Failure, classify, describe, printable
 
 # Trouble that lasts longer is written into the row; shorter is nobody's business.
 NOTED_AFTER_SECONDS: Final = 3.0
@@ -63,7 +63,7 @@ class Trouble:
     def note_retry(self, state: RetryCallState) -> None:
         """Say what is being waited for; after a while also in the row, if the database can be reached."""
         error = state.outcome.exception() if state.outcome else None
-        text = describe(error) if error else ""
+        text = _told(error) if error else ""
         self._repeats.log("warning", logs.PROJECTION_RETRYING, key=text, error=text, attempt=state.attempt_number)
         self._since = self._since or time.monotonic()
         if isinstance(error, psycopg.OperationalError):
@@ -84,8 +84,7 @@ class Trouble:
                 "error", logs.PROJECTION_STOPPED, key="pause", error=describe(error), fault=self._fault.text
             )
             return False
-        text = str(error) if isinstance(error, ProjectiondError) else describe(error)
-        self._fault = _Fault(text, None if known is None else known.position)
+        self._fault = _Fault(_told(error), None if known is None else known.position)
         return True
 
     def pause(self, db: Connection) -> bool:
@@ -108,3 +107,8 @@ class Trouble:
                 self._log.error(logs.PROJECTION_PAUSED, position=now.position, error=fault.text)
         self._fault = None
         return is_waiting
+
+
+def _told(error: BaseException) -> str:
+    """Our own errors are sentences; of others the class says the most."""
+    return printable(str(error)) if isinstance(error, ProjectiondError) else describe(error)

@@ -5,6 +5,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from psycopg import errors
+from psycopg.pq import TransactionStatus
 
 from projectiond import checkpoint as checkpoints
 from projectiond import database as databases
@@ -35,11 +36,11 @@ def advance(
     last_event_id: UUID | None = None,
     applied: int = 0,
     known: Checkpoint | None = None,
+    is_pipelined: bool = False,
 ) -> Checkpoint:
-    with checkpoints.open_transaction(db):
-        return checkpoints.advance(
-            db, known or checkpoints.load(db, "orders"), to, last_event_id=last_event_id, applied=applied
-        )
+    known = known or checkpoints.load(db, "orders")
+    with checkpoints.transaction(db, known, is_pipelined=is_pipelined):
+        return checkpoints.advance(db, known, to, last_event_id=last_event_id, applied=applied)
 
 
 def test_a_new_row_is_running_at_0(db: databases.Connection) -> None:
@@ -74,6 +75,7 @@ def test_advancing_clears_the_error(db: databases.Connection) -> None:
     assert checkpoints.load(db, "orders").error_message is None
 
 
+@pytest.mark.parametrize("is_pipelined", [False, True])
 @pytest.mark.parametrize(
     "interference",
     [
@@ -84,19 +86,25 @@ def test_advancing_clears_the_error(db: databases.Connection) -> None:
     ],
 )
 def test_a_row_that_somebody_else_touched_cannot_be_advanced(
-    db: databases.Connection, conn: Connection, interference: str
+    db: databases.Connection, conn: Connection, interference: str, *, is_pipelined: bool
 ) -> None:
     known = checkpoints.load(db, "orders")
     conn.execute(interference.encode())
-    with pytest.raises(ConflictError, match='"orders" is no longer running at 0'):
-        advance(db, 5, known=known)
+    with (  # noqa: PT012 - the error may come at the end of the transaction
+        pytest.raises(ConflictError, match='"orders" is no longer running at 0'),
+        checkpoints.transaction(db, known, is_pipelined=is_pipelined),
+    ):
+        db.execute("CREATE TABLE effect ()")
+        checkpoints.advance(db, known, 5, last_event_id=None, applied=5)
+    assert value(conn, "SELECT to_regclass('effect')") is None
+    assert db.info.transaction_status is TransactionStatus.IDLE
 
 
 def test_whoever_waited_for_the_row_looks_at_it_again(db: databases.Connection, database: Database) -> None:
     """Two runners, one position: the second waits for the first one's commit, and must not go on from the old row."""
     known = checkpoints.load(db, "orders")
     with databases.connect(database.dsn, role="runner", statement_timeout_seconds=30) as other:
-        with checkpoints.open_transaction(other):
+        with checkpoints.transaction(other, known):
             checkpoints.advance(other, known, 5, last_event_id=None, applied=5)
             db.execute("SET lock_timeout = '100ms'")
             with pytest.raises(errors.LockNotAvailable):
@@ -108,10 +116,12 @@ def test_whoever_waited_for_the_row_looks_at_it_again(db: databases.Connection, 
 
 def test_a_checkpoint_cannot_be_advanced_after_its_transaction_was_ended(db: databases.Connection) -> None:
     known = checkpoints.load(db, "orders")
-    with checkpoints.open_transaction(db):
+    with (  # noqa: PT012 - the error may come at the end of the transaction
+        pytest.raises(TransactionControlError, match="ended the transaction"),
+        checkpoints.transaction(db, known),
+    ):
         db.pgconn.exec_(b"COMMIT")
-        with pytest.raises(TransactionControlError, match="ended the transaction"):
-            checkpoints.advance(db, known, 5, last_event_id=None, applied=5)
+        checkpoints.advance(db, known, 5, last_event_id=None, applied=5)
     assert checkpoints.load(db, "orders").position == 0
 
 

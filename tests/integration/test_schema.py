@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session
 
 from projectiond import schema
 from projectiond.errors import ConfigurationError
-from projectiond.schema import apply_schema, inspect_schema, schema_sql
+from projectiond.inspection import inspect_schema
+from projectiond.schema import apply_schema, schema_sql
 from projectiond.sql import DOORBELL_KEY
 from tests.support.events import append, append_many
 from tests.support.postgres import SCHEMA_FILE, Database, LocalServer, Server

@@ -5,7 +5,7 @@ from typing import LiteralString
 import pytest
 from psycopg import sql as pg
 
-from projectiond.schema import inspect_schema
+from projectiond.inspection import inspect_schema
 from tests.support.postgres import Database
 from tests.support.queries import Connection, become_new_role
 
@@ -46,6 +46,10 @@ FAULTS: list[tuple[LiteralString, str]] = [
     (
         "DROP TRIGGER projectiond_status_changed ON projection_checkpoints",
         "trigger projectiond_status_changed on projection_c",
+    ),
+    (
+        "DROP FUNCTION projectiond_require_moved",
+        "function projectiond_require_moved is not in the search_path",
     ),
     (
         "ALTER TABLE event_store ALTER COLUMN sequence_number DROP DEFAULT",

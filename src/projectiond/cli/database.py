@@ -15,9 +15,10 @@ from projectiond.definition import Definition
 from projectiond.errors import ConfigurationError, DatabaseUnavailableError, ProjectiondError
 from projectiond.failure import describe
 from projectiond.highwater import read_store_end
+from projectiond.inspection import inspect_schema
 from projectiond.preparation import apply_schema as apply_projection_schema
 from projectiond.preparation import missing_tables
-from projectiond.schema import apply_schema, inspect_schema
+from projectiond.schema import apply_schema
 
 
 def add_commands(app: typer.Typer) -> None:
