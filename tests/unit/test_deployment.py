@@ -10,6 +10,7 @@ from projectiond.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "Dockerfile"
+GUIDE = ROOT / "docs" / "deployment.md"
 UNITS = [ROOT / "systemd" / "projectiond.service", ROOT / "systemd" / "projectiond@.service"]
 DRAIN_SECONDS = Settings.model_fields["drain_seconds"].default
 
@@ -105,6 +106,12 @@ def test_a_unit_grants_more_time_than_the_drain_takes(unit: Path) -> None:
         production = tomllib.load(file)["drain_seconds"]
     assert int(granted) > DRAIN_SECONDS
     assert int(granted) > production
+
+
+def test_the_guide_grants_containers_more_time_than_the_drain_takes() -> None:
+    granted = re.findall(r"(?:--stop-timeout|terminationGracePeriodSeconds:) (\d+)", GUIDE.read_text())
+    assert len(granted) == 2
+    assert all(int(seconds) > DRAIN_SECONDS for seconds in granted)
 
 
 @unit_files
