@@ -296,14 +296,7 @@ def test_ending_the_transaction_in_a_handler_is_refused_and_nothing_of_the_event
         assert daemon.applied("hostile") == before
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        "nested comments",
-        "foreign cursor",
-        pytest.param("stream", marks=pytest.mark.xfail(reason="stream is not guarded as execute is", strict=True)),
-    ],
-)
+@pytest.mark.parametrize("how", ["nested comments", "foreign cursor", "stream"])
 def test_a_transaction_that_was_ended_by_a_trick_is_noticed(database: Database, how: str) -> None:
     append_around_a_bad_one(database)
     with Daemon(database, hostile(committing(how), max_attempts=1)) as daemon:
@@ -469,7 +462,6 @@ def test_a_slow_poison_event_does_not_hold_up_the_others(database: Database) -> 
         assert daemon.checkpoint("hostile")["status"] == "running"
 
 
-@pytest.mark.xfail(reason="a runner holds its connection while it waits for its next attempt", strict=True)
 def test_many_poison_projections_do_not_starve_the_healthy_one(database: Database) -> None:
     conn = database.connect()
     with conn.transaction():

@@ -186,7 +186,9 @@ def test_a_rebuild_that_is_interrupted_goes_on_and_does_not_begin_again(database
     daemon = Daemon(database, Slow, checkpoint_every=10).start()
     daemon.set_status("journal", "rebuilding")
     assert is_halfway.wait(20)
+    runner = daemon.worker._runners["journal"]
     daemon.worker.drain()
+    assert eventually(runner._stopping.is_set)
     may_go_on.set()
     daemon.stop()
     assert 30 <= daemon.checkpoint()["position"] < 60
