@@ -5,7 +5,8 @@ import pytest
 from psycopg import errors
 from psycopg_pool import PoolClosed, PoolTimeout
 
-from projectiond.errors import AttemptFailedError, (
+from projectiond.errors import (
+    AttemptFailedError,
     ConfigurationError,
     ConflictError,
     DatabaseUnavailableError,
