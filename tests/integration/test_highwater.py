@@ -11,10 +11,10 @@ import psycopg
 import pytest
 
 from projectiond import database as databases
-from projectiond import sql
+from projectiond import highwater, sql
 from projectiond.highwater import HighWaterMark, Sighting, describe_holders, keep_proven_mark, read_store_end
 from tests.support.events import append, append_many
-from tests.support.postgres import Database, LocalServer
+from tests.support.postgres import Database, LocalServer, fresh_database
 from tests.support.queries import Connection, value
 
 pytestmark = pytest.mark.integration
@@ -119,12 +119,11 @@ def test_an_open_transaction_on_another_table_delays_nothing(
 
 
 def test_a_transaction_in_another_database_delays_nothing(
-    db: databases.Connection, conn: Connection, database: Database
+    db: databases.Connection, conn: Connection, database: Database, schema_template: str
 ) -> None:
-    other = psycopg.connect(database.server.dsn(), autocommit=False)
-    with contextlib.closing(other):
-        other.execute("CREATE TEMPORARY TABLE event_store (id int)")
-        other.execute("INSERT INTO event_store VALUES (1)")
+    """Both are copies of one template, so their event_store has the same OID."""
+    with fresh_database(database.server, schema_template) as other:
+        append(other.connect(autocommit=False), "OrderPlaced")
         append(conn, "OrderPlaced")
         conn.execute("SELECT nextval('event_store_sequence_number_seq')")
         last = append(conn, "OrderPlaced")
@@ -173,6 +172,40 @@ def test_an_event_in_a_partition_is_waited_for(empty_database: Database, target:
         assert looked(mark, db) == 0
         late.commit()
         assert looked(mark, db, 1) == 2
+
+
+def test_the_lockers_are_read_after_the_sighting(
+    db: databases.Connection, conn: Connection, late: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the two statements one transaction draws a number, and another commits a larger one."""
+    read_sighting, read_lockers = highwater._read_sighting, highwater._read_lockers
+    drawn: list[int] = []
+
+    def interfere() -> None:
+        if not drawn:
+            drawn.append(append(late, "OrderPlaced"))
+            append(conn, "OrderPlaced")
+
+    def sighting_then_interference(db: databases.Connection, settled: int) -> Sighting:
+        sighting = read_sighting(db, settled)
+        interfere()
+        return sighting
+
+    def lockers_then_interference(db: databases.Connection) -> frozenset[str]:
+        lockers = read_lockers(db)
+        interfere()
+        return lockers
+
+    monkeypatch.setattr(highwater, "_read_sighting", sighting_then_interference)
+    monkeypatch.setattr(highwater, "_read_lockers", lockers_then_interference)
+    # A gap from the beginning, so that the lockers are asked.
+    append(late, "OrderPlaced")
+    late.rollback()
+    append(conn, "OrderPlaced")
+    mark = HighWaterMark()
+    for _ in range(3):
+        mark.look(db)
+        assert mark.settled < drawn[0]
 
 
 # --- prepared transactions

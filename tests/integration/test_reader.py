@@ -142,11 +142,21 @@ def test_json_stays_bytes_until_somebody_wants_it(db: databases.Connection, conn
     assert row == ({},)
 
 
+@pytest.mark.xfail(reason="the last few events are fetched at once, whatever they weigh", strict=True)
 @pytest.mark.slow
-def test_memory_stays_flat_however_heavy_the_backlog(database: Database, conn: Connection) -> None:
-    """100 events of 5 MB, 500 at once: half a gigabyte, of which a batch may hold some 8 MB."""
-    append_heavy(conn, 100, 5_000_000, "event_data")
-    append_heavy(conn, 20, 5_000_000, "metadata")
+@pytest.mark.parametrize(
+    ("column", "count", "megabytes"),
+    [
+        # Half a gigabyte, 500 events at once, of which a batch may hold some 8 MB.
+        ("event_data", 100, 5),
+        ("metadata", 30, 5),
+        ("event_data", 16, 20),
+    ],
+)
+def test_memory_stays_flat_however_heavy_the_backlog(
+    database: Database, conn: Connection, column: LiteralString, count: int, megabytes: int
+) -> None:
+    append_heavy(conn, count, megabytes * 1_000_000, column)
     script = textwrap.dedent("""
         import resource, sys
         from projectiond.database import connect
@@ -155,21 +165,26 @@ def test_memory_stays_flat_however_heavy_the_backlog(database: Database, conn: C
         def peak():
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-        with connect(sys.argv[1], role="runner", statement_timeout_seconds=60) as db:
+        dsn, count = sys.argv[1], int(sys.argv[2])
+        with connect(dsn, role="runner", statement_timeout_seconds=60) as db:
             reader, after, seen = Reader(None, 500), 0, 0
-            reader.read(db, 0, 1)
             before = peak()
-            while after < 120:
-                batch = reader.read(db, after, 120)
+            while after < count:
+                batch = reader.read(db, after, count)
                 after, seen = batch.upto, seen + len(batch.events)
             print(seen, (peak() - before) // 1024)
     """)
     told = subprocess.run(
-        [sys.executable, "-c", script, database.dsn], capture_output=True, text=True, check=True, env=dict(os.environ)
+        [sys.executable, "-c", script, database.dsn, str(count)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=dict(os.environ),
     ).stdout
-    seen, megabytes = map(int, told.split())
-    assert seen == 120
-    assert megabytes < 80
+    seen, growth = map(int, told.split())
+    assert seen == count
+    # The batch, and a few copies of one event on its way.
+    assert growth < 40 + 6 * megabytes
 
 
 # --- plans

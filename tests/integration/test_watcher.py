@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, LiteralString, Self
+from typing import Any, Self
 
 import psycopg
 import pytest
@@ -14,10 +14,11 @@ import pytest
 from projectiond import database as databases
 from projectiond import logs, watcher
 from projectiond.doorbell import Arming, Doorbell
+from projectiond.sql import DOORBELL_KEY
 from projectiond.watcher import Watcher
-from tests.support.daemon import NEVER_SECONDS, Log, captured_log
+from tests.support.daemon import NEVER_SECONDS, Daemon, Log, captured_log, journal
 from tests.support.events import append
-from tests.support.postgres import Database
+from tests.support.postgres import Database, LocalServer
 from tests.support.queries import value
 from tests.support.waiting import eventually
 
@@ -289,16 +290,31 @@ def test_a_listen_connection_that_is_killed_is_back_within_the_poll_interval_and
         log.wait_for(logs.DOORBELL_RESTORED)
 
 
-def test_the_crash_of_the_one_that_armed_is_covered_by_the_others_poll(database: Database) -> None:
+def test_the_crash_of_the_one_that_armed_is_covered_by_the_others_poll(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arm = Doorbell.arm
+    armed: list[Arming] = []
+
+    def noted(bell: Doorbell) -> Arming:
+        armed.append(arm(bell))
+        return armed[-1]
+
+    monkeypatch.setattr(Doorbell, "arm", noted)
     conn = database.connect()
-    with Sentry(database) as first:
-        eventually(lambda: first.is_asleep(conn))
-        with Sentry(database, poll_interval_seconds=0.5) as second:
-            eventually(lambda: len(pids(conn)) == 2)
-            victim = holder(conn)
-            # Taken away, and kept away for longer than the other one's poll.
-            conn.execute("SELECT pg_terminate_backend(%s)", (victim,))
-            assert second.waits_until_at(append(conn, "OrderPlaced"), 1.5)
+    with Sentry(database) as crashing:
+        eventually(lambda: crashing.is_asleep(conn))
+        with Sentry(database, poll_interval_seconds=0.3) as relying:
+            eventually(lambda: Arming.ELSEWHERE in armed)
+            # It must not come back, nor say a word on its way out.
+            crashing.watcher._stopping.set()
+            conn.execute("SELECT pg_terminate_backend(%s)", (holder(conn),))
+            assert relying.waits_until_at(append(conn, "OrderPlaced"), 2)
+            # And from then on it arms the bell itself.
+            eventually(lambda: relying.is_asleep(conn))
+            relying.watcher._poll_interval_seconds = NEVER_SECONDS
+            for _ in range(3):
+                assert relying.waits_until_at(append(conn, "OrderPlaced"), 2)
 
 
 def test_polling_alone_finds_events(database: Database) -> None:
@@ -339,33 +355,31 @@ def test_statuses_are_passed_on(database: Database) -> None:
 
 
 @pytest.mark.slow
-def test_an_idle_watcher_asks_little_and_waits_for_nothing_in_the_server(database: Database) -> None:
-    conn = database.connect()
-    count: LiteralString = (
-        "SELECT pg_stat_clear_snapshot(), xact_commit + xact_rollback FROM pg_stat_database"
-        " WHERE datname = current_database()"
-    )
+def test_an_idle_daemon_asks_less_than_5_queries_a_second_and_waits_for_nothing_in_the_server(
+    own_server: LocalServer, own_database: Database
+) -> None:
+    conn = own_database.connect()
+    conn.execute("ALTER DATABASE app SET log_statement = 'all'")
+    seconds = 3
 
-    def transactions() -> int:
-        # Counted by each backend when it goes idle, and not more often than once a second.
-        conn.execute("SELECT pg_stat_force_next_flush()")
-        return int(conn.execute(count).fetchall()[0][1])
+    def asked() -> int:
+        log = own_server.log_file.read_text()
+        return log.count("LOG:  statement: ") + log.count("LOG:  execute ")
 
-    with Sentry(database, poll_interval_seconds=0.5) as sentry:
-        eventually(lambda: sentry.is_asleep(conn))
-        before, began = transactions(), time.monotonic()
-        waiting: set[tuple[str, str]] = set()
-        while time.monotonic() - began < 3:
-            waiting |= set(
-                conn.execute(
-                    "SELECT wait_event_type, state FROM pg_stat_activity"
-                    " WHERE application_name = 'projectiond/watcher' AND wait_event_type = 'Lock'"
-                ).fetchall()
-            )
+    with Daemon(own_database, journal("a"), journal("b"), journal("c"), poll_interval_seconds=1.0) as daemon:
+        last = append(conn, "OrderPlaced")
+        for name in ("a", "b", "c"):
+            daemon.wait_until_at(name, last)
+        bell = b"SELECT FROM pg_locks WHERE mode = 'ExclusiveLock' AND (classid::bigint << 32) | objid::bigint = %s"
+        eventually(lambda: daemon.ask(bell, DOORBELL_KEY))
+        before, began = asked(), time.monotonic()
+        waiting = 0
+        # This connection was there before its statements were logged.
+        while time.monotonic() - began < seconds:
+            waiting += value(conn, "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
             threading.Event().wait(0.1)
-        own = 2 * 30 + 4
-        assert (transactions() - before - own) / 3 < 5
-        assert waiting == set()
+        assert 0 < asked() - before < 5 * seconds
+        assert waiting == 0
 
 
 def test_it_stops_at_once_in_whatever_state_it_is(database: Database) -> None:
