@@ -552,31 +552,39 @@ $$;
 
 -- An operator's UPDATE of a status is heard at once, and 'running' wipes the slate: the error that paused the
 -- projection, and the marker of a rebuild that has ended or is called off.
--- SECURITY DEFINER: who may change a status need not have rights on projection_rebuilds.
-CREATE OR REPLACE FUNCTION projectiond_status_changed() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+-- SECURITY DEFINER, so that who may change a status need not have rights on projection_rebuilds. A function that runs
+-- with its owner's rights must not be led astray: the table's schema is written into it, and nobody else may attach it
+-- to a table of their own.
+DO $do$
 BEGIN
-    IF TG_OP = 'INSERT' THEN
-        PERFORM pg_notify('projectiond_status', NEW.projection_name);
-        -- No more than that: INSERT ... ON CONFLICT DO NOTHING comes by here too, for a row that stays as it is.
-        RETURN NEW;
-    END IF;
-    IF NEW.status IS NOT DISTINCT FROM OLD.status THEN
-        RETURN NEW;
-    END IF;
-    PERFORM pg_notify('projectiond_status', NEW.projection_name);
-    IF NEW.status = 'running' AND NEW.error_message IS NOT DISTINCT FROM OLD.error_message THEN
-        NEW.error_message := NULL;
-    END IF;
-    -- 'running': the rebuild has ended or is called off. 'rebuilding': begin afresh, also after a pause, since the
-    -- handlers may have been mended meanwhile.
-    IF NEW.status IN ('running', 'rebuilding') THEN
-        EXECUTE format('DELETE FROM %I.projection_rebuilds WHERE projection_name = $1', TG_TABLE_SCHEMA)
-        USING NEW.projection_name;
-    END IF;
-    RETURN NEW;
+    EXECUTE format($create$
+        CREATE OR REPLACE FUNCTION projectiond_status_changed() RETURNS trigger
+        LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+        BEGIN
+            IF TG_OP = 'INSERT' THEN
+                PERFORM pg_notify('projectiond_status', NEW.projection_name);
+                -- No more than that: INSERT ... ON CONFLICT DO NOTHING comes by here too, for a row that stays.
+                RETURN NEW;
+            END IF;
+            IF NEW.status IS NOT DISTINCT FROM OLD.status THEN
+                RETURN NEW;
+            END IF;
+            PERFORM pg_notify('projectiond_status', NEW.projection_name);
+            IF NEW.status = 'running' AND NEW.error_message IS NOT DISTINCT FROM OLD.error_message THEN
+                NEW.error_message := NULL;
+            END IF;
+            -- 'running': the rebuild has ended or is called off. 'rebuilding': begin afresh, also after a pause, since
+            -- the handlers may have been mended meanwhile.
+            IF NEW.status IN ('running', 'rebuilding') THEN
+                DELETE FROM %I.projection_rebuilds WHERE projection_name = NEW.projection_name;
+            END IF;
+            RETURN NEW;
+        END
+        $function$
+    $create$, current_schema());
+    REVOKE ALL ON FUNCTION projectiond_status_changed() FROM PUBLIC;
 END
-$$;
+$do$;
 
 -- The last word of the daemon's compare-and-set: raises when no checkpoint was moved, so that the COMMIT that follows
 -- at once, without waiting, commits nothing. PJ003: the transaction is not the one that the daemon began.

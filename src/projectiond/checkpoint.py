@@ -98,7 +98,7 @@ def transaction(db: Connection, checkpoint: Checkpoint, *, is_pipelined: bool = 
         TransactionControlError: A handler has ended the transaction.
     """
     try:
-        with db.pipeline() if is_pipelined else nullcontext(), db.transaction():
+        with db.pipelined() if is_pipelined else nullcontext(), db.transaction():
             db.execute(sql.OPEN_TRANSACTION)
             yield
     except psycopg.DatabaseError as error:

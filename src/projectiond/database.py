@@ -67,25 +67,51 @@ def _is_transaction_control(statement: str) -> bool:
 
 
 class _Cursor(psycopg.Cursor[TupleRow]):
-    """A cursor that refuses transaction control while its connection is guarded."""
+    """A cursor that refuses transaction control while its connection is guarded, and knows its result in a pipeline.
+
+    In a pipeline a result is on its way when ``execute`` returns.  psycopg waits for it where rows are asked for; asked
+    how many rows there were, it would answer -1, and a handler that inserts where it has updated nothing would err
+    without a word.  So here these questions wait too.
+    """
+
+    @property
+    def rowcount(self) -> int:
+        """How many rows the statement gave or changed."""
+        self._await_result()
+        return super().rowcount
+
+    @property
+    def statusmessage(self) -> str | None:
+        """The server's word on what it did."""
+        self._await_result()
+        return super().statusmessage
+
+    @property
+    def description(self) -> list[psycopg.Column] | None:
+        """The result's columns."""
+        self._await_result()
+        return super().description
 
     def execute(self, query: Query, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401 - psycopg's, passed through
-        connection = self.connection
-        if isinstance(connection, Connection) and connection.is_guarded:
-            connection.inspect(query)
+        self._inspect(query)
         return super().execute(query, *args, **kwargs)
 
+    def executemany(self, query: Query, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as above
+        self._inspect(query)
+        super().executemany(query, *args, **kwargs)
+
     def stream(self, query: Query, *args: Any, **kwargs: Any) -> Iterator[TupleRow]:  # noqa: ANN401 - as above
-        connection = self.connection
-        if isinstance(connection, Connection) and connection.is_guarded:
-            connection.inspect(query)
+        self._inspect(query)
         return super().stream(query, *args, **kwargs)
 
-    def executemany(self, query: Query, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as above
+    def _inspect(self, query: Query) -> None:
+        if isinstance(self.connection, Connection) and self.connection.is_guarded:
+            self.connection.inspect(query)
+
+    def _await_result(self) -> None:
         connection = self.connection
-        if isinstance(connection, Connection) and connection.is_guarded:
-            connection.inspect(query)
-        super().executemany(query, *args, **kwargs)
+        if isinstance(connection, Connection) and connection.active_pipeline is not None and self.pgresult is None:
+            connection.active_pipeline.sync()
 
 
 class Connection(psycopg.Connection[TupleRow]):
@@ -100,6 +126,9 @@ class Connection(psycopg.Connection[TupleRow]):
 
     is_guarded = False
 
+    # The pipeline that statements are sent through, while there is one.
+    active_pipeline: psycopg.Pipeline | None = None
+
     # Whether a handler has changed settings of the session (SET search_path); the pool must not hand it on.
     is_altered = False
 
@@ -109,6 +138,16 @@ class Connection(psycopg.Connection[TupleRow]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - psycopg's, passed through
         super().__init__(*args, **kwargs)
         self.cursor_factory = _Cursor
+
+    @contextmanager
+    def pipelined(self) -> Iterator[None]:
+        """Send the statements of the block without waiting for each."""
+        with self.pipeline() as pipeline:
+            self.active_pipeline = pipeline
+            try:
+                yield
+            finally:
+                self.active_pipeline = None
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -209,7 +248,7 @@ def borrow(pool: ConnectionPool[Connection]) -> Iterator[Connection]:
             yield db
         finally:
             if db.is_altered:
-                # Other projections would inherit the handler's search_path or role; the pool opens a new one.
+                # The next to borrow it would inherit what was done to it; the pool opens a new one.
                 db.close()
 
 

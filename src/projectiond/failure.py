@@ -92,6 +92,15 @@ def classify(error: BaseException) -> Failure:
             return Failure.POISON
 
 
+def is_stale_plan(error: BaseException | None) -> bool:
+    """Say whether a prepared statement failed because a table has been altered since: new connections have none.
+
+    Source: PostgreSQL, src/backend/utils/cache/plancache.c.  Its SQLSTATE is that of other errors too, and its text is
+    translated.
+    """
+    return isinstance(error, psycopg.Error) and error.diag.source_function == "RevalidateCachedQuery"
+
+
 def is_transient(error: BaseException) -> bool:
     """Say whether waiting and trying again is all that has to happen."""
     return classify(error) is Failure.TRANSIENT
@@ -118,6 +127,8 @@ def printable(text: str) -> str:
 
 def _classify_database_error(error: psycopg.Error) -> Failure:
     code = error.sqlstate
+    if is_stale_plan(error):
+        return Failure.TRANSIENT
     if code is None:
         # libpq's own errors have no code: the connection is gone, or the pool had none in time.
         return Failure.TRANSIENT if isinstance(error, psycopg.OperationalError) else Failure.POISON

@@ -118,7 +118,12 @@ class HighWaterMark:
     def look(self, db: Connection) -> bool:
         """Take the readings that are needed now; say whether the mark has moved."""
         before = self.settled
-        if self.see(_read_sighting(db, self.settled)):
+        sighting = _read_sighting(db, self.settled)
+        if sighting.largest < before and read_store_end(db) < before:
+            # The store was emptied, or replaced, under us: numbers below the mark will be drawn again.
+            self.reopen(db)
+            sighting = _read_sighting(db, self.settled)
+        if self.see(sighting):
             # A statement of its own: see the module's text.
             self.account(_read_lockers(db))
         return self.settled != before

@@ -22,7 +22,7 @@ from projectiond.event import Event
 from projectiond.failure import Failure, classify, describe, printable
 from projectiond.limits import Limits
 
-MENDED: Final = "mend the handler, then set the status to running"
+MENDED: Final = "mend the handler, restart the daemon with it, then set the status to running"
 
 # The event that fails, and how often it has.
 NO_ATTEMPTS: Final = (0, 0)

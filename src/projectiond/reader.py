@@ -26,8 +26,9 @@ from projectiond.event import Event
 # Some tens of milliseconds of index scan, and far below every sensible statement time-out.
 SCAN_RANGE: Final = 100_000
 
-# So few numbers are fetched at once, whatever the events weigh; more are streamed.
-FEW_EVENTS: Final = 16
+# So few numbers are fetched at once, unless the last ones were heavy; more are streamed.
+FEW_EVENTS: Final = 4
+HEAVY_EVENT_BYTES: Final = 256 * 1024
 
 # What a batch's JSON may weigh before it is ended.  One event alone may weigh more: it is then a batch by itself.
 MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
@@ -59,6 +60,7 @@ class Reader:
         """Take the types to read (``None`` for all) and the most events of a batch."""
         self._event_types = None if event_types is None else list(event_types)
         self._batch_size = batch_size
+        self._is_heavy = False
 
     def read(self, db: Connection, after: int, mark: int) -> Batch:
         """Read the events above ``after`` up to ``mark``, or as many of them as a batch may hold."""
@@ -72,12 +74,15 @@ class Reader:
         }
         events: list[Event[Any]] = []
         weight = 0
-        with closing(_rows(db, statement, parameters, is_few=upto - after <= FEW_EVENTS)) as rows:
+        is_few = upto - after <= FEW_EVENTS and not self._is_heavy
+        with closing(_rows(db, statement, parameters, is_few=is_few)) as rows:
             for row in rows:
                 events.append(Event.from_row(row))
                 weight += len(row[4]) + len(row[5] or b"")
                 if weight >= MAX_BATCH_BYTES:
                     break
+        if events:
+            self._is_heavy = weight > HEAVY_EVENT_BYTES * len(events)
         is_cut_short = weight >= MAX_BATCH_BYTES or len(events) == self._batch_size
         return Batch(after, events[-1].sequence_number if is_cut_short else upto, events)
 

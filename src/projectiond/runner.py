@@ -271,6 +271,8 @@ class Runner:
             try:
                 return self._applier.apply_pipelined(db, checkpoint, part)
             except psycopg.NotSupportedError as error:
+                if is_transient(error):
+                    raise
                 # A handler uses COPY or the like, which a pipeline cannot carry.
                 self._is_pipelined = False
                 self._log.info(logs.PIPELINE_ABANDONED, error=describe(error), handler=self._applier.handler_name)

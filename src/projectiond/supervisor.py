@@ -175,6 +175,9 @@ class Supervisor:
             except (psycopg.Error, DatabaseUnavailableError):
                 return
             self._verdicts.remove(verdict)
+            # What workers died over is out of the way: nobody else has to wait for the next one.
+            for post in self._posts:
+                post.failures, post.start_at = 0, 0.0
 
     def _pause(self, verdict: Verdict) -> None:
         dsn = self._settings.database_dsn() or ""

@@ -23,7 +23,7 @@ from projectiond import logs
 from projectiond.checkpoint import Checkpoint
 from projectiond.database import Connection
 from projectiond.errors import ProjectiondError
-from projectiond.failure import Failure, classify, describe, printable
+from projectiond.failure import Failure, classify, describe, is_stale_plan, printable
 
 # Trouble that lasts longer is written into the row; shorter is nobody's business.
 NOTED_AFTER_SECONDS: Final = 3.0
@@ -66,7 +66,9 @@ class Trouble:
         text = _told(error) if error else ""
         self._repeats.log("warning", logs.PROJECTION_RETRYING, key=text, error=text, attempt=state.attempt_number)
         self._since = self._since or time.monotonic()
-        if isinstance(error, psycopg.OperationalError):
+        if is_stale_plan(error):
+            self._pool.drain()
+        elif isinstance(error, psycopg.OperationalError):
             # Its connection is gone or was closed with the server; so are, perhaps, those that lie idle.
             self._pool.check()
         if time.monotonic() - self._since > NOTED_AFTER_SECONDS:

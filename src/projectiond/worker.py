@@ -143,13 +143,13 @@ class Worker:
     def _open_leases(self) -> Leases:
         db = connect(self._dsn, role="leases", statement_timeout_seconds=self._settings.statement_timeout_seconds)
         self._lease_db = db
-        self._leases = Leases(db)
+        self._leases = Leases(db, self._definitions.keys())
         log.info(logs.WORKER_STARTED, projections=len(self._definitions), server=db.info.server_version)
         return self._leases
 
     def _balance(self, leases: Leases) -> None:
         self._reap(leases)
-        share = leases.share(len(self._definitions))
+        share = leases.share()
         for name in sorted(self._runners)[share:]:
             self._leaving[name] = self._runners.pop(name)
             self._leaving[name].stop()

@@ -43,8 +43,8 @@ def test_keys_are_distinct_and_stay_what_they_are() -> None:
 
 def test_a_worker_alone_may_hold_them_all(database: Database) -> None:
     with connected(database) as db:
-        leases = Leases(db)
-        assert leases.share(5) == 5
+        leases = Leases(db, NAMES)
+        assert leases.share() == 5
         assert leases.acquire(NAMES, 5) == NAMES
         assert leases.held == set(NAMES)
         assert repr(leases) == "<Leases held=['a', 'b', 'c', 'd', 'e']>"
@@ -52,49 +52,58 @@ def test_a_worker_alone_may_hold_them_all(database: Database) -> None:
 
 def test_a_share_is_rounded_up_so_that_nothing_is_left_over(database: Database) -> None:
     with connected(database) as one, connected(database) as two, connected(database) as three:
-        first = Leases(one)
-        Leases(two)
-        assert first.share(5) == 3
-        Leases(three)
-        assert first.share(5) == 2
-        assert first.share(2) == 1
+        first = Leases(one, NAMES)
+        Leases(two, NAMES)
+        assert first.share() == 3
+        Leases(three, NAMES)
+        assert first.share() == 2
+
+
+def test_workers_with_other_projections_do_not_count(database: Database) -> None:
+    """They could not take what this one left for them: each set of projections is shared out by itself."""
+    with connected(database) as one, connected(database) as two:
+        first, second = Leases(one, ["a", "b"]), Leases(two, ["c", "d", "a"])
+        assert (first.share(), second.share()) == (2, 3)
+        assert first.acquire(["a", "b"], 2) == ["a", "b"]
+        second.share()
+        assert second.acquire(["c", "d", "a"], 3) == ["c", "d"]
 
 
 def test_a_lease_is_held_by_one_and_free_once_given_back(database: Database) -> None:
     with connected(database) as one, connected(database) as two:
-        first, second = Leases(one), Leases(two)
-        assert first.acquire(["a"], first.share(1)) == ["a"]
-        assert second.acquire(["a"], second.share(1)) == []
+        first, second = Leases(one, NAMES), Leases(two, NAMES)
+        assert first.acquire(["a"], first.share()) == ["a"]
+        assert second.acquire(["a"], second.share()) == []
         first.release("a")
-        second.share(1)
+        second.share()
         assert second.acquire(["a"], 1) == ["a"]
 
 
 def test_a_lease_that_is_asked_for_twice_is_still_given_back_at_once(database: Database) -> None:
     """A session's advisory locks are counted: taken twice, it would have to be given back twice."""
     with connected(database) as one, connected(database) as two:
-        first, second = Leases(one), Leases(two)
-        first.acquire(["a"], first.share(2))
-        first.share(2)
+        first, second = Leases(one, NAMES), Leases(two, NAMES)
+        first.acquire(["a"], first.share())
+        first.share()
         assert first.acquire(["a"], 2) == []
         first.release("a")
-        second.share(2)
+        second.share()
         assert second.acquire(["a"], 2) == ["a"]
 
 
 def test_leases_of_another_database_are_none_of_ours(database: Database, empty_database: Database) -> None:
     with connected(database) as one, connected(empty_database) as two:
-        first, second = Leases(one), Leases(two)
-        assert first.share(1) == second.share(1) == 1
+        first, second = Leases(one, NAMES), Leases(two, NAMES)
+        assert first.share() == second.share() == len(NAMES)
         assert first.acquire(["a"], 1) == second.acquire(["a"], 1) == ["a"]
 
 
 def test_a_session_that_dies_leaves_its_leases(database: Database) -> None:
     with connected(database) as one, connected(database) as two:
-        Leases(one).acquire(["a"], 1)
-        second = Leases(two)
+        Leases(one, NAMES).acquire(["a"], 1)
+        second = Leases(two, NAMES)
         database.connect().execute("SELECT pg_terminate_backend(%s)", (one.info.backend_pid,))
-        eventually(lambda: second.acquire(["a"], second.share(1)) == ["a"])
+        eventually(lambda: second.acquire(["a"], second.share()) == ["a"])
 
 
 @pytest.mark.slow

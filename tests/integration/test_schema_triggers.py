@@ -156,3 +156,20 @@ def test_the_monitoring_queries_run(checkpoint: Connection) -> None:
     assert {(row[0], row[1]) for row in lag} == {("orders", 3), ("sales", 3)}
     assert [row[1:] for row in per_day] == [(3, 1)]
     assert busiest[0][1:] == ("Counter", 3)
+
+
+def test_nobody_else_can_borrow_the_rights_of_the_status_function(checkpoint: Connection) -> None:
+    """It runs as its owner; on a table and schema of a stranger's own it would run the stranger's code as its owner."""
+    role = become_new_role(checkpoint)
+    checkpoint.execute("RESET ROLE")
+    checkpoint.execute(pg.SQL("CREATE SCHEMA trap AUTHORIZATION {}").format(role))
+    checkpoint.execute(pg.SQL("SET ROLE {}").format(role))
+    checkpoint.execute("CREATE TABLE trap.lure (projection_name text, status text, error_message text)")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        checkpoint.execute(
+            "CREATE TRIGGER lure BEFORE UPDATE ON trap.lure FOR EACH ROW "
+            "EXECUTE FUNCTION public.projectiond_status_changed()"
+        )
+    checkpoint.execute("RESET ROLE")
+    definition = value(checkpoint, "SELECT pg_get_functiondef('projectiond_status_changed'::regproc)")
+    assert "DELETE FROM public.projection_rebuilds" in definition
