@@ -263,9 +263,7 @@ class TestRateLimited:
         assert limited.log("warning", logs.DATABASE_UNAVAILABLE, key="a")
         assert len(lines_of(stream)) == 2
 
-    def test_memory_is_bounded_however_many_keys_there_are(
-        self, limited: RateLimited, stream: io.StringIO
-    ) -> None:
+    def test_memory_is_bounded_however_many_keys_there_are(self, limited: RateLimited, stream: io.StringIO) -> None:
         for number in range(logs.MAX_REPEAT_KEYS + 50):
             limited.log("debug", logs.PROJECTION_RETRYING, key=number)
         assert len(limited._seen) == logs.MAX_REPEAT_KEYS

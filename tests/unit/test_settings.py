@@ -68,9 +68,7 @@ class TestSources:
             )
         ]
 
-    def test_the_environment_beats_the_file_and_the_file_the_defaults(
-        self, environment: pytest.MonkeyPatch
-    ) -> None:
+    def test_the_environment_beats_the_file_and_the_file_the_defaults(self, environment: pytest.MonkeyPatch) -> None:
         environment.setenv("PROJECTIOND_BATCH_SIZE", "70")
         settings = load_settings(write("batch_size = 60\npool_size = 9"))
         assert (settings.batch_size, settings.pool_size, settings.workers) == (70, 9, 1)
@@ -103,9 +101,7 @@ class TestSources:
         assert {name: getattr(settings, name) for name in wanted} == {n: v for n, (_, v) in wanted.items()}
         assert set(wanted) | {"database_url", "projection"} == set(Settings.model_fields)
 
-    def test_our_own_variable_beats_database_url_and_both_beat_the_file(
-        self, environment: pytest.MonkeyPatch
-    ) -> None:
+    def test_our_own_variable_beats_database_url_and_both_beat_the_file(self, environment: pytest.MonkeyPatch) -> None:
         file = write('database_url = "postgresql://file/x"')
         assert load_settings(file).database_dsn() == "postgresql://file/x"
         environment.setenv("DATABASE_URL", "postgresql://general/x")
@@ -123,9 +119,7 @@ class TestSources:
             environment.setenv(name, "")
         assert load_settings() == Settings()
 
-    def test_the_file_can_be_named_by_a_variable_and_the_option_beats_it(
-        self, environment: pytest.MonkeyPatch
-    ) -> None:
+    def test_the_file_can_be_named_by_a_variable_and_the_option_beats_it(self, environment: pytest.MonkeyPatch) -> None:
         environment.setenv("PROJECTIOND_CONFIG", str(write("pool_size = 9")))
         assert load_settings().pool_size == 9
         other = Path("other.toml")
@@ -204,9 +198,7 @@ class TestFaults:
         known = 'the nearest known one is "PROJECTIOND_WORKERS"'
         assert sentence == f'unknown environment variable "PROJECTIOND_WORKER": {known}'
 
-    def test_a_projections_own_settings_cannot_come_from_the_environment(
-        self, environment: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_projections_own_settings_cannot_come_from_the_environment(self, environment: pytest.MonkeyPatch) -> None:
         environment.setenv("PROJECTIOND_PROJECTION", "{}")
         assert faults_of()[0].startswith('unknown environment variable "PROJECTIOND_PROJECTION"')
 
