@@ -142,7 +142,6 @@ def test_json_stays_bytes_until_somebody_wants_it(db: databases.Connection, conn
     assert row == ({},)
 
 
-@pytest.mark.xfail(reason="the last few events are fetched at once, whatever they weigh", strict=True)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "count", "megabytes"),
