@@ -322,14 +322,17 @@ def test_a_commit_that_hides_behind_another_statement_is_noticed_and_not_repeate
         assert count <= 1
 
 
-def test_savepoints_are_welcome(database: Database) -> None:
+@pytest.mark.parametrize("is_result_read", [True, False])
+def test_savepoints_are_welcome(database: Database, *, is_result_read: bool) -> None:
     before, bad, after = append_around_a_bad_one(database)
 
     def try_and_recover(_event: Event, db: Connection) -> None:
         try:
             with db.transaction():
                 db.execute("INSERT INTO hostile (sequence_number) VALUES (-1)")
-                db.execute("SELECT 1 / 0").fetchone()
+                result = db.execute("SELECT 1 / 0")
+                if is_result_read:
+                    result.fetchone()
         except psycopg.errors.DivisionByZero:
             pass
         db.execute("SAVEPOINT mine")
