@@ -428,6 +428,14 @@ WHERE projection_name = %(name)s
 RETURNING last_sequence_number
 """
 
+# Parameters: name.  Rows: none that matter.  Locks the row, so that what is read of it next is true until COMMIT.
+LOCK_CHECKPOINT: LiteralString = """
+SELECT
+FROM projection_checkpoints
+WHERE projection_name = %(name)s
+FOR UPDATE
+"""
+
 # Parameters: name, status.  For a projection that no daemon has begun; a row that is there already stays.
 INSERT_STATUS: LiteralString = """
 INSERT INTO projection_checkpoints (projection_name, status)

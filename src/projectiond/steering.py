@@ -25,6 +25,8 @@ class Steered:
 def pause(db: Connection, name: str) -> Steered:
     """Pause a projection; one that has no row yet gets one, so that it does not begin."""
     with db.transaction():
+        # Whether a rebuild had begun is told to people; the daemon may begin it at this very moment.
+        db.execute(sql.LOCK_CHECKPOINT, {"name": name})
         before = checkpoints.find(db, name)
         if before is None:
             is_made = db.execute(sql.INSERT_STATUS, {"name": name, "status": "paused"}).rowcount == 1

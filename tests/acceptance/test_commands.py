@@ -328,6 +328,18 @@ def test_pausing_resuming_and_rebuilding_say_what_they_did(
         assert value(db, "SELECT sum(n) FROM counter") == 210
 
 
+def test_pausing_a_rebuild_says_what_becomes_of_it(site: Site, db: psycopg.Connection[tuple[object, ...]]) -> None:
+    append_many(db, 5)
+    assert site.run("rebuild", "counter").code == 0
+    dropped = site.run("pause", "counter").out
+    assert 'its rebuild had not begun and is dropped: ask for it again with "projectiond rebuild counter"' in dropped
+    db.execute("UPDATE projection_checkpoints SET status = 'rebuilding', last_sequence_number = 3")
+    db.execute("INSERT INTO projection_rebuilds (projection_name, target_sequence_number) VALUES ('counter', 5)")
+    stopped = site.run("pause", "counter").out
+    assert stopped.startswith("paused counter at 3, in the middle of its rebuild; ")
+    assert '"projectiond rebuild counter" begins afresh' in stopped
+
+
 def test_a_projection_without_tables_is_not_rebuilt(site: Site, db: psycopg.Connection[tuple[object, ...]]) -> None:
     result = site.run("rebuild", "counter", "tableless")
     assert result.code == 1
@@ -354,6 +366,7 @@ def test_a_rebuild_that_fails_ends_with_the_error(site: Site, db: psycopg.Connec
         (site.plugins / "broken.txt").unlink()
         resumed = site.run("resume", "counter")
         assert "its error was: event 7" in resumed.out
+        assert "restart it after a change" in resumed.err
         assert site.run("wait", "counter", "--timeout", "30").code == 0
         assert status_of(site, "counter")["error_message"] is None
     assert value(db, "SELECT sum(n) FROM counter") == 210

@@ -28,7 +28,8 @@ def add_commands(app: typer.Typer) -> None:
 def pause(context: typer.Context, names: Names) -> None:
     """Pause projections: once this returns, none of their batches commits any more.
 
-    The events that arrive meanwhile wait in the store. The same in SQL:
+    The events that arrive meanwhile wait in the store. A rebuild that has not begun yet is dropped by it; one that is
+    in progress stops where it is, and "resume" goes on from there. The same in SQL:
     UPDATE projection_checkpoints SET status = 'paused' WHERE projection_name = '...';
 
     Example: projectiond pause order_summary
@@ -38,15 +39,14 @@ def pause(context: typer.Context, names: Names) -> None:
     target = find_target(context.obj)
     with target.connect("pause") as db:
         for name in find_names(db, target.settings, names):
-            steered = steering.pause(db, name)
-            what = f"paused {name} at" if steered.is_changed else f"{name} was paused already, at"
-            tell(f'{what} {steered.position}; go on with "projectiond resume {name}"')
+            tell(_sentence_of_pause(name, steering.pause(db, name)))
 
 
 def resume(context: typer.Context, names: Names) -> None:
     """Let paused projections go on where they stopped, also after an error.
 
-    The error message is cleared, and the event that failed is tried again. The same in SQL:
+    The error message is cleared, and the event that failed is tried again, by the code that the daemon loaded at its
+    start: after a change of the handler restart the daemon first. The same in SQL:
     UPDATE projection_checkpoints SET status = 'running' WHERE projection_name = '...';
 
     Example: projectiond resume order_summary
@@ -102,10 +102,27 @@ def rebuild(
             tell('see how far it is with "projectiond status"')
 
 
+def _sentence_of_pause(name: str, steered: steering.Steered) -> str:
+    if not steered.is_changed:
+        return f'{name} was paused already, at {steered.position}; go on with "projectiond resume {name}"'
+    paused = f"paused {name} at {steered.position}"
+    before = steered.before
+    if before is None or before.status != "rebuilding":
+        return f'{paused}; go on with "projectiond resume {name}"'
+    if before.is_reset:
+        return (
+            f'{paused}, in the middle of its rebuild; "projectiond resume {name}" goes on from there, '
+            f'"projectiond rebuild {name}" begins afresh'
+        )
+    return f'{paused}; its rebuild had not begun and is dropped: ask for it again with "projectiond rebuild {name}"'
+
+
 def _say_resumed(name: str, steered: steering.Steered) -> None:
     if steered.is_changed:
         error = steered.before.error_message if steered.before is not None else None
         tell(f"resumed {name} at {steered.position}" + (f"; its error was: {error}" if error else ""))
+        if error:
+            say(f"a running daemon applies {name} with the code it was started with; restart it after a change of it")
     elif steered.before is None:
         tell(f"{name} is not paused: it has no checkpoint yet, and begins when a daemon runs it")
     else:
