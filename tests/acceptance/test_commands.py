@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from projectiond.cli import scaffold
 from tests.support.events import append, append_many
 from tests.support.postgres import Database
 from tests.support.process import DaemonProcess, clean_environment
@@ -479,13 +480,18 @@ def test_a_new_projection_loads_and_is_not_overwritten(site: Site) -> None:
     assert "projections/invoice_totals.py is there already" in again.err
 
 
-@pytest.mark.parametrize("name", ["Bad", "1st", "a-b", "../x", "a b", "x" * 64])
+@pytest.mark.parametrize("name", ["Bad", "1st", "a-b", "../x", "a b", "x" * 64, "order", "class"])
 def test_a_bad_name_for_a_new_projection_is_refused(site: Site, name: str) -> None:
     before = sorted(site.directory.rglob("*"))
     result = site.run("new", name)
     assert result.code == 1
     assert len(result.err.splitlines()) == 1
     assert sorted(site.directory.rglob("*")) == before
+
+
+def test_every_word_that_the_server_reserves_is_known(db: psycopg.Connection[tuple[object, ...]]) -> None:
+    reserved = {word for (word,) in db.execute("SELECT word FROM pg_get_keywords() WHERE catcode IN ('R', 'T')")}
+    assert reserved <= scaffold._SQL_WORDS
 
 
 # --- the edges

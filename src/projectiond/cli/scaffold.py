@@ -1,5 +1,6 @@
 """The command ``new``: a first projection from a template."""
 
+import keyword
 import re
 from importlib import resources
 from typing import Annotated, Final
@@ -17,6 +18,20 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
 
 # PostgreSQL cuts longer names of tables.
 _LONGEST_TABLE: Final = 63
+
+# What PostgreSQL does not take as a table's name without quotes, in any version from 14 on: the reserved words of
+# its manual, appendix C "SQL Key Words".
+_SQL_WORDS: Final = frozenset(
+    """
+    all analyse analyze and any array as asc asymmetric authorization binary both case cast check collate collation
+    column concurrently constraint create cross current_catalog current_date current_role current_schema current_time
+    current_timestamp current_user default deferrable desc distinct do else end except false fetch for foreign freeze
+    from full grant group having ilike in initially inner intersect into is isnull join lateral leading left like
+    limit localtime localtimestamp natural not notnull null offset on only or order outer overlaps placing primary
+    references returning right select session_user similar some symmetric system_user table tablesample then to
+    trailing true union unique user using variadic verbose when where window with
+    """.split()
+)
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -62,6 +77,12 @@ def _check_name(name: str) -> None:
         raise ConfigurationError(
             f'"{name}" is no name for a projection',
             hint="take lower case letters, digits and underscores, beginning with a letter, like order_summary",
+        )
+    if keyword.iskeyword(name) or name in _SQL_WORDS:
+        language = "SQL" if name in _SQL_WORDS else "Python"
+        raise ConfigurationError(
+            f'"{name}" is a word of {language} itself, so neither its table nor its file could be used without care',
+            hint=f"say what it holds, like {name}_summary",
         )
     if len(name) > min(MAX_NAME, _LONGEST_TABLE):
         raise ConfigurationError(
