@@ -44,6 +44,15 @@ def is_running(directory: Path = DIRECTORY) -> bool:
         return False
 
 
+def require_package() -> None:
+    """See that the package is there, before anybody is told that the server starts.
+
+    Raises:
+        ConfigurationError: It is not installed.
+    """
+    _import_package()
+
+
 def start_embedded(directory: Path = DIRECTORY) -> str:
     """Start the server of this directory, or join the one that runs; give its connection string.
 

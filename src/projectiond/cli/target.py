@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from projectiond import sql
 from projectiond.database import Connection, check_server, connect, describe_target, fetch_row
-from projectiond.embedded import DIRECTORY, is_running, start_embedded
+from projectiond.embedded import DIRECTORY, is_running, require_package, start_embedded
 from projectiond.errors import ConfigurationError
 from projectiond.schema import apply_schema
 from projectiond.settings import Settings, load_settings
@@ -75,6 +75,7 @@ def find_target(options: Options) -> Target:
     settings = load_settings(options.config_file)
     if settings.database_url is not None:
         return Target(settings, is_embedded=False)
+    require_package()
     if not is_running():
         say(f"no database_url is set: starting the embedded PostgreSQL in {DIRECTORY}/")
     dsn = start_embedded()

@@ -19,7 +19,7 @@ from projectiond.database import Connection, connect
 from projectiond.demo.daemon import DaemonProcess
 from projectiond.demo.stream import OrderStream
 from projectiond.demo.view import Picture, describe_latency, draw, line, take_picture
-from projectiond.embedded import DIRECTORY, start_embedded
+from projectiond.embedded import DIRECTORY, require_package, start_embedded
 from projectiond.errors import ProjectiondError
 from projectiond.schema import apply_schema
 from projectiond.settings import Settings
@@ -51,6 +51,7 @@ def run_demo(*, seconds: float | None, orders_per_second: float, tell: Tell) -> 
     Raises:
         ProjectiondError: The server or the daemon does not start, or ends by itself.
     """
+    require_package()
     tell(f"starting PostgreSQL in {DIRECTORY}/, the daemon (its log: {LOG_FILE}), and a shop that takes orders ...")
     dsn = start_embedded()
     with connect(dsn, role="demo", statement_timeout_seconds=10) as db, ExitStack() as running:
