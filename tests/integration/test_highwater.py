@@ -5,7 +5,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
-from typing import LiteralString, Protocol
+from typing import Any, LiteralString, Protocol
 
 import psycopg
 import pytest
@@ -186,8 +186,8 @@ def test_the_lockers_are_read_after_the_sighting(
             drawn.append(append(late, "OrderPlaced"))
             append(conn, "OrderPlaced")
 
-    def sighting_then_interference(db: databases.Connection, settled: int) -> Sighting:
-        sighting = read_sighting(db, settled)
+    def sighting_then_interference(*reading: Any) -> Sighting:  # noqa: ANN401 -- passed through
+        sighting = read_sighting(*reading)
         interfere()
         return sighting
 

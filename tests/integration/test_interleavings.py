@@ -8,6 +8,7 @@ loses its connections and begins anew. One thread plays all parts, so a schedule
 import contextlib
 from collections.abc import Iterator
 from typing import Any, Self
+from unittest.mock import patch
 
 import psycopg
 import pytest
@@ -15,9 +16,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from projectiond import database as databases
-from projectiond import sql
+from projectiond import highwater, sql
 from projectiond.database import Connection
-from projectiond.highwater import HighWaterMark, _read_lockers, _read_sighting, keep_proven_mark
+from projectiond.highwater import HighWaterMark, keep_proven_mark
 from tests.support.daemon import Stage, journal
 from tests.support.events import append
 from tests.support.postgres import Database
@@ -26,6 +27,8 @@ from tests.support.queries import value
 pytestmark = pytest.mark.integration
 
 WRITERS = 4
+
+READ_LOCKERS = highwater._read_lockers
 
 Step = tuple[str, int]
 
@@ -38,9 +41,8 @@ WEIGHTS = {
     "decide": 2,
     "undo decision": 1,
     "savepoint": 1,
-    "see": 2,
-    "account": 2,
     "look": 1,
+    "look while they write": 4,
     "look and apply": 6,
     "apply a": 1,
     "apply b": 1,
@@ -68,13 +70,14 @@ class Play:
             writer.execute("SET projectiond.doorbell = off")
         self.prepared: list[str] = []
         self.gids = 0
+        self.interlude: list[Step] = []
         self._exit = contextlib.ExitStack()
         self.watcher_db: Connection
         self.mark = HighWaterMark()
         self.stages: dict[str, Stage] = {}
-        self.seen_since_account = False
 
     def __enter__(self) -> Self:
+        self._exit.enter_context(patch.object(highwater, "_read_lockers", self.read_lockers_after_interlude))
         self.begin_watching()
         self.begin_running()
         return self
@@ -92,13 +95,19 @@ class Play:
         # A new process knows nothing but what the database keeps.
         self.mark = HighWaterMark()
         self.mark.reopen(self.watcher_db)
-        self.seen_since_account = False
 
     def begin_running(self) -> None:
         self.stages = {
             name: self._exit.enter_context(Stage(self.database, projection, batch_size=3, checkpoint_every=2))
             for name, projection in (("a", journal("a")), ("b", journal("b")))
         }
+
+    def read_lockers_after_interlude(self, *reading: Any) -> frozenset[str]:  # noqa: ANN401 -- passed through
+        """Between the two statements of one look anything may happen."""
+        while self.interlude:
+            what, which = self.interlude.pop(0)
+            self.write(what, self.writers[which])
+        return READ_LOCKERS(*reading)
 
     def run(self, name: str) -> None:
         stage = self.stages[name]
@@ -109,20 +118,17 @@ class Play:
     def do(self, step: Step) -> None:
         what, which = step
         match what:
-            case "see":
-                # Between the two statements of one look anything may happen.
-                self.seen_since_account = self.mark.see(_read_sighting(self.watcher_db, self.mark.settled))
-            case "account" if self.seen_since_account:
-                self.mark.account(_read_lockers(self.watcher_db))
-                self.seen_since_account = False
+            case "look while they write":
+                self.interlude = [("commit", which), ("append", which), ("append", 0), ("commit", 0)]
+                self.mark.look(self.watcher_db)
+                # Nothing, where the mark had no need to ask for lockers.
+                self.interlude.clear()
             case "look":
                 self.mark.look(self.watcher_db)
-                self.seen_since_account = False
             case "apply a" | "apply b":
                 self.run(what[-1])
             case "look and apply":
                 self.mark.look(self.watcher_db)
-                self.seen_since_account = False
                 self.run("ab"[which % 2])
             case "pause" | "resume" | "rebuild":
                 status = {"pause": "paused", "resume": "running", "rebuild": "rebuilding"}[what]
