@@ -139,6 +139,8 @@ def _leave(server: Any, lock: Any) -> None:  # noqa: ANN401
     with contextlib.suppress(Exception):
         with lock:
             _strike_out_dead_users(server.pgdata / ".handle_pids.json")
+        # The package remembers the process that it joined; another may have taken its place, and would be left running.
+        server._postmaster_info = type(server._postmaster_info).read_from_pgdata(server.pgdata)  # noqa: SLF001
         server._cleanup()  # noqa: SLF001
 
 

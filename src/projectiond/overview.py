@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+import psycopg.sql
+
 from projectiond import sql
 from projectiond.database import Connection, fetch_row
-from projectiond.highwater import HighWaterMark, describe_holders
+from projectiond.highwater import HighWaterMark, Holder, describe_holders
 
 # A writer in the middle of its append holds the mark for a moment; only who is there at the second look is named.
 SECOND_LOOK_SECONDS: Final = 0.05
@@ -50,6 +52,8 @@ class Hold:
 
     position: int
     holders: Sequence[str]
+    remedies: Sequence[str] = ()
+    """The statements that would end them, should nobody else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +114,19 @@ def read_hold(db: Connection, *, after: int) -> Hold | None:
             break
     time.sleep(SECOND_LOOK_SECONDS if mark.is_held else 0)
     mark.look(db)
-    holders = [str(holder) for holder in describe_holders(db, mark.blockers)]
-    return Hold(mark.settled, holders) if holders else None
+    holders = describe_holders(db, mark.blockers)
+    if not holders:
+        return None
+    remedies = [remedy for holder in holders if (remedy := _remedy(db, holder))]
+    return Hold(mark.settled, [str(holder) for holder in holders], remedies)
+
+
+def _remedy(db: Connection, holder: Holder) -> str:
+    if holder.pid is not None:
+        return f"SELECT pg_terminate_backend({holder.pid})"
+    if holder.gid is not None:
+        return f"ROLLBACK PREPARED {psycopg.sql.Literal(holder.gid).as_string(db)}"
+    return ""
 
 
 def _state(

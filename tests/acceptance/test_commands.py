@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import signal
 import subprocess
 import sys
 import uuid
@@ -289,9 +290,32 @@ def test_status_names_the_transaction_that_holds_the_mark(
     (holder,) = held["holders"]
     assert f"pid {slow.info.backend_pid}" in holder
     assert 'app "import"' in holder
-    assert "the high-water mark is held at 1 by pid" in site.run("status").out
+    assert held["remedies"] == [f"SELECT pg_terminate_backend({slow.info.backend_pid})"]
+    shown = site.run("status").out
+    assert "the high-water mark is held at 1 by pid" in shown
+    assert held["remedies"][0] in shown
     slow.commit()
     assert json.loads(site.run("status", "--json").out)["hold"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "picture"), [(["--json"], '"head": 0'), ([], "the store's head is 0")], ids=["json", "plain"]
+)
+def test_watching_the_status_outlives_an_outage(
+    site: Site, db: psycopg.Connection[tuple[object, ...]], words: list[str], picture: str
+) -> None:
+    with site.started("status", "--watch", *words) as watching:
+        lines = watching.stdout
+        assert lines is not None
+        eventually(lambda: picture in lines.readline(), 30, "nothing was shown")
+        db.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name LIKE 'projectiond/status%%' AND datname = current_database()"
+        )
+        eventually(lambda: "the database does not answer since" in lines.readline(), 30, "the outage is not shown")
+        eventually(lambda: picture in lines.readline(), 30, "it did not go on")
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(30) == 0
 
 
 # --- pause, resume, rebuild

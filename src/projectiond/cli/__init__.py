@@ -8,6 +8,7 @@
     daemon.py       run
     database.py     init, check
     status.py       status
+    picture.py      how the overview is shown
     steering.py     pause, resume, rebuild
     waiting.py      wait, and the watching of rebuild --wait
     pursuit.py      catchup

@@ -4,15 +4,20 @@ On a terminal rich draws; anywhere else come plain aligned lines, without colour
 and awk work.  Text from the database is hostile: it is made printable before it goes anywhere.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from projectiond.failure import printable
+
+# Of an editor's terminal, for example; the names are those that rich goes by.
+_DUMB: Final = ("dumb", "unknown")
 
 
 @dataclass(slots=True)
@@ -66,8 +71,8 @@ class Grid:
 
 
 def is_terminal() -> bool:
-    """Say whether a person looks at the output."""
-    return sys.stdout.isatty()
+    """Say whether the output is a terminal that can be drawn on; on a dumb one rich would show nothing."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "").lower() not in _DUMB
 
 
 def show(grid: Grid) -> None:

@@ -1,0 +1,105 @@
+"""The overview, shown: a table with remarks for people, an object for machines.
+
+Called by ``status``.  What is remarked below the table is everything that needs somebody, with what to do about it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any, Final
+
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from projectiond.cli.output import Column, Grid, ago, is_terminal, tell
+from projectiond.failure import printable
+from projectiond.overview import Hold, Overview, ProjectionState
+
+_STYLES: Final = {"paused": "yellow", "rebuilding": "cyan"}
+
+
+def show_overview(overview: Overview, notes: Sequence[str]) -> None:
+    """Print it."""
+    if is_terminal():
+        Console().print(picture(overview, notes))
+    else:
+        tell(*_grid(overview).as_lines(), *_remarks(overview, notes))
+
+
+def picture(overview: Overview, notes: Sequence[str]) -> RenderableType:
+    """Give it for rich."""
+    return Group(_grid(overview).as_table(), Text(""), *(Text(line) for line in _remarks(overview, notes)))
+
+
+def as_object(overview: Overview, notes: Sequence[str]) -> dict[str, Any]:
+    """Give it for JSON."""
+    shape = asdict(overview)
+    for projection in shape["projections"]:
+        processed_at = projection["last_processed_at"]
+        if isinstance(processed_at, datetime):
+            projection["last_processed_at"] = processed_at.isoformat()
+    return {**shape, "notes": list(notes)}
+
+
+def _grid(overview: Overview) -> Grid:
+    grid = Grid(
+        [
+            Column("PROJECTION"),
+            Column("STATUS"),
+            Column("POSITION", is_number=True),
+            Column("LAG", is_number=True),
+            Column("PROCESSED", is_number=True),
+            Column("LAST"),
+            Column("DEAD", is_number=True),
+            Column("ERROR", is_wide=True),
+        ]
+    )
+    for state in overview.projections:
+        grid.add(
+            state.name,
+            _status_of(state),
+            "-" if state.position is None else str(state.position),
+            str(state.lag),
+            "-" if state.events_processed is None else str(state.events_processed),
+            ago(state.seconds_since_processed),
+            str(state.dead_letters),
+            state.error_message or "",
+            style="red" if state.error_message else _STYLES.get(state.status or "", ""),
+        )
+    return grid
+
+
+def _status_of(state: ProjectionState) -> str:
+    if state.status is None:
+        return "not begun"
+    if state.status == "rebuilding" and state.rebuild_target is None:
+        return "rebuilding (not begun)"
+    return state.status
+
+
+def _remarks(overview: Overview, notes: Sequence[str]) -> list[str]:
+    workers = overview.live_workers
+    lines = [
+        f"the store's head is {overview.head}; "
+        + (f"{workers} worker{'s' if workers != 1 else ''} at work" if workers else "no daemon is running"),
+    ]
+    if not overview.projections:
+        lines.append('there are no projections; "projectiond new NAME" writes a first one')
+    if overview.hold is not None:
+        lines += _remarks_on_hold(overview.hold)
+    orphans = [state.name for state in overview.projections if state.is_deployed is False]
+    if orphans:
+        lines.append(f"no plugin here defines {', '.join(orphans)}")
+    lines += [
+        f"{state.name} has {state.dead_letters} dead letters; they are in the table projection_dead_letters"
+        for state in overview.projections
+        if state.dead_letters
+    ]
+    return [printable(line) for line in [*lines, *notes]]
+
+
+def _remarks_on_hold(hold: Hold) -> list[str]:
+    lines = [f"the high-water mark is held at {hold.position} by {'; '.join(hold.holders)}"]
+    if hold.remedies:
+        lines.append(f"nothing is lost while it waits; what would end a transaction: {'; '.join(hold.remedies)}")
+    return lines
