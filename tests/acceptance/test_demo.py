@@ -73,6 +73,20 @@ def test_interrupting_the_demo_is_a_good_end(tmp_path: Path) -> None:
     assert processes_of(tmp_path) == []
 
 
+def test_an_impatient_second_interrupt_changes_nothing(tmp_path: Path) -> None:
+    output = tmp_path / "output.txt"
+    with output.open("wb") as file:
+        demo = subprocess.Popen(command("demo"), cwd=tmp_path, env=clean_environment(), stdout=file, stderr=file)
+    eventually(lambda: "order_summary running at " in output.read_text(), 60, "the demo shows nothing")
+    demo.send_signal(signal.SIGINT)
+    eventually(lambda: "the demo ran for" in output.read_text(), 60, "the demo does not end")
+    demo.send_signal(signal.SIGINT)
+    assert demo.wait(60) == 0
+    assert "interrupted" not in output.read_text()
+    assert "Traceback" not in output.read_text()
+    assert processes_of(tmp_path) == []
+
+
 def test_a_demo_that_is_killed_takes_its_daemon_and_server_with_it(tmp_path: Path) -> None:
     output = tmp_path / "output.txt"
     with output.open("wb") as file:

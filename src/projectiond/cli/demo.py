@@ -1,11 +1,15 @@
 """The command ``demo``."""
 
+import shlex
+import shutil
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from projectiond.cli.output import tell
-from projectiond.demo.show import run_demo
+from projectiond.cli.output import is_terminal, tell
+from projectiond.demo.show import Stage, run_demo
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -29,4 +33,22 @@ def demo(
 
     Exit codes: 0 ended by --seconds or Ctrl-C, 1 something did not start.
     """
-    run_demo(seconds=seconds, orders_per_second=rate, tell=tell)
+    stage = Stage(tell, is_terminal=is_terminal(), command=own_command())
+    run_demo(stage, seconds=seconds, orders_per_second=rate)
+
+
+def own_command() -> str:
+    """Give what a shell in this directory would run as projectiond."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return f"{_shortened(Path(sys.executable))} -m projectiond"
+    on_path = shutil.which(called.name)
+    if on_path is not None and Path(on_path).resolve() == called.resolve():
+        return called.name
+    return _shortened(called)
+
+
+def _shortened(path: Path) -> str:
+    path = Path.cwd() / path
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return shlex.quote(str(shown))

@@ -4,10 +4,11 @@ Leaves nothing running, whichever way it ends: by --seconds, by Ctrl-C, or kille
 written stays, and the next run goes on with it.
 """
 
-import sys
+import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -40,19 +41,33 @@ START_SECONDS: Final = 30.0
 Tell = Callable[[str], None]
 
 
-def run_demo(*, seconds: float | None, orders_per_second: float, tell: Tell) -> None:
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where the demo is shown."""
+
+    tell: Tell
+    """Prints a line."""
+    is_terminal: bool
+    """Whether it can be drawn on; else a line is told every second."""
+    command: str
+    """How projectiond is called here, for those who want to try it."""
+
+
+def run_demo(stage: Stage, *, seconds: float | None, orders_per_second: float) -> None:
     """Show the demo.
 
     Args:
+        stage: Where.
         seconds: How long; None until Ctrl-C.
         orders_per_second: How many orders are placed.
-        tell: Prints a line.
 
     Raises:
         ProjectiondError: The server or the daemon does not start, or ends by itself.
     """
     require_package()
-    tell(f"starting PostgreSQL in {DIRECTORY}/, the daemon (its log: {LOG_FILE}), and a shop that takes orders ...")
+    stage.tell(
+        f"starting PostgreSQL in {DIRECTORY}/, the daemon (its log: {LOG_FILE}), and a shop that takes orders ..."
+    )
     dsn = start_embedded()
     with connect(dsn, role="demo", statement_timeout_seconds=10) as db, ExitStack() as running:
         apply_schema(db)
@@ -65,10 +80,13 @@ def run_demo(*, seconds: float | None, orders_per_second: float, tell: Tell) -> 
         with suppress(KeyboardInterrupt):
             show.await_daemon()
             stream.start()
-            show.run(tell)
+            show.run(stage)
+        # The impatient press Ctrl-C again; the end is under way, and what is to be stopped has to be.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         stream.stop()
         show.look_once_more()
-        _conclude(show, stream, tell)
+        _conclude(show, stream, stage)
+        stage.tell("stopping the daemon, and PostgreSQL unless others use it ...")
 
 
 class _Show:
@@ -98,18 +116,19 @@ class _Show:
             time.sleep(FRAME_SECONDS)
         self._began = time.monotonic()
 
-    def run(self, tell: Tell) -> None:
+    def run(self, stage: Stage) -> None:
         """Show it until the time is over."""
-        if not sys.stdout.isatty():
+        if not stage.is_terminal:
             while self._look():
                 if self.picture is not None:
-                    tell(line(self.picture, self.elapsed_seconds))
+                    stage.tell(line(self.picture, self.elapsed_seconds))
                 time.sleep(LINE_SECONDS)
             return
         with Live(console=Console(), screen=True, auto_refresh=False) as live:
             while self._look():
                 if self.picture is not None:
-                    live.update(draw(self.picture, self._heading(), _FOOTING, live.console.width), refresh=True)
+                    drawn = draw(self.picture, self._heading(), footing(stage.command), live.console.width)
+                    live.update(drawn, refresh=True)
                 time.sleep(FRAME_SECONDS)
 
     def look_once_more(self) -> None:
@@ -138,13 +157,16 @@ class _Show:
         )
 
 
-_FOOTING: Final = (
-    'In another terminal, in this directory: "projectiond status", "projectiond pause order_summary", '
-    '"projectiond resume order_summary", "projectiond rebuild daily_sales". Ctrl-C ends the demo.'
-)
+def footing(command: str) -> str:
+    """Say what to try, in words that can be copied."""
+    return (
+        f'In another terminal, in this directory: "{command} status", "{command} pause order_summary", '
+        f'"{command} resume order_summary", "{command} rebuild daily_sales". Ctrl-C ends the demo.'
+    )
 
 
-def _conclude(show: _Show, stream: OrderStream, tell: Tell) -> None:
+def _conclude(show: _Show, stream: OrderStream, stage: Stage) -> None:
+    tell = stage.tell
     tell(f"the demo ran for {show.elapsed_seconds:.0f} s and wrote {stream.events} events")
     if show.picture is not None:
         for state in show.picture.overview.projections:
@@ -152,5 +174,5 @@ def _conclude(show: _Show, stream: OrderStream, tell: Tell) -> None:
         tell(f"  {describe_latency(show.picture)}")
     tell(
         f"the data stays in {DIRECTORY}/, the next demo goes on with it; where to look next: the projections in "
-        f"{PROJECTIONS}, the daemon's log in {LOG_FILE}, and your own: projectiond new NAME"
+        f"{PROJECTIONS}, the daemon's log in {LOG_FILE}, and your own: {stage.command} new NAME"
     )

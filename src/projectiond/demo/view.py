@@ -41,6 +41,23 @@ LIMIT 5
 # Narrower terminals do without the times and some of the sums.
 WIDE: Final = 110
 
+# Fixed, so that no column moves while its contents change; a column that is not named here takes what is left.
+_WIDTHS: Final = {
+    "status": 10,
+    "position": 10,
+    "lag": 7,
+    "events applied": 14,
+    "items": 5,
+    "total": 9,
+    "changed": 8,
+    "day": 10,
+    "orders": 6,
+    "cancelled": 9,
+    "paid": 6,
+    "when": 8,
+}
+_LEAST_WIDTH: Final = 8
+
 _STATUSES: Final = {"placed": "white", "paid": "green", "shipped": "blue", "cancelled": "red"}
 
 
@@ -169,8 +186,17 @@ def _activities(picture: Picture, *, is_wide: bool) -> Table:
 def _table(*titles: str) -> Table:
     """Make a table; a title that begins with < belongs to numbers."""
     table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
-    for title in titles:
-        table.add_column(title.lstrip("<"), justify="right" if title.startswith("<") else "left", no_wrap=True)
+    for marked in titles:
+        title = marked.lstrip("<")
+        width = _WIDTHS.get(title)
+        table.add_column(
+            title,
+            justify="right" if marked.startswith("<") else "left",
+            no_wrap=True,
+            width=width,
+            ratio=None if width else 1,
+            min_width=_LEAST_WIDTH,
+        )
     return table
 
 
