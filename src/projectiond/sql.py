@@ -448,3 +448,25 @@ IS_WITHOUT_SCHEMA: LiteralString = """
 SELECT to_regclass('event_store') IS NULL
     AND to_regclass('projection_checkpoints') IS NULL
 """
+
+# Rows: (schema in which a new table would be made or null, role, both quoted; may that role make one there).
+MAY_CREATE: LiteralString = """
+SELECT
+    quote_ident(current_schema()),
+    quote_ident(current_user),
+    has_schema_privilege(to_regnamespace(quote_ident(current_schema())), 'CREATE')
+"""
+
+# Parameters: event_types (text[]).  Rows: one (event_type) for each that the store does not hold; none when the store
+# is empty.  Index: the one on event_type, where there is one; else it reads until it has met each type.
+UNKNOWN_EVENT_TYPES: LiteralString = """
+SELECT asked.event_type
+FROM unnest(%(event_types)s::text[]) WITH ORDINALITY AS asked (event_type, place)
+WHERE EXISTS (SELECT FROM event_store)
+    AND NOT EXISTS (
+        SELECT
+        FROM event_store AS event
+        WHERE event.event_type = asked.event_type
+    )
+ORDER BY asked.place
+"""

@@ -158,6 +158,24 @@ def test_a_database_that_was_never_prepared_is_one_sentence_that_names_init(
     assert 'run "projectiond init"' in line
 
 
+def test_init_without_the_right_to_create_names_the_grant(
+    bare_site: Site,
+) -> None:
+    role = f"owner_{uuid.uuid4().hex[:12]}"
+    with bare_site.database.connect() as db:
+        db.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'lowly'".encode())
+        try:
+            db.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+            dsn = psycopg.conninfo.make_conninfo(bare_site.database.dsn, user=role, password="lowly")
+            result = bare_site.run("init", dsn=dsn)
+            assert result.code == 1
+            assert result.err == (
+                f"projectiond: permission denied for schema public; run GRANT CREATE ON SCHEMA public TO {role}\n"
+            )
+        finally:
+            db.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
+
+
 def test_check_is_content_and_changes_nothing(site: Site, db: psycopg.Connection[tuple[object, ...]]) -> None:
     result = site.run("check")
     assert (result.code, result.err) == (0, "")
@@ -174,7 +192,7 @@ def test_check_names_every_fault_at_once(site: Site, db: psycopg.Connection[tupl
         '    @handles("A")\n    def a(self, event: Event, db: Connection) -> None: ...\n'
     )
     db.execute("INSERT INTO projection_checkpoints (projection_name, last_sequence_number) VALUES ('counter', 99)")
-    db.execute("INSERT INTO projection_checkpoints (projection_name) VALUES ('old_one')")
+    db.execute("INSERT INTO projection_checkpoints (projection_name) VALUES ('older'), ('old_one')")
     result = site.run("check")
     assert result.code == 1
     faults = result.err.splitlines()
@@ -182,8 +200,56 @@ def test_check_names_every_fault_at_once(site: Site, db: psycopg.Connection[tupl
     assert "projections/broken.py:1: syntax error" in faults[0]
     assert '"lost" declares tables that do not exist: nowhere' in faults[1]
     assert 'checkpoint of "counter" is 99, beyond the end of the event store at 0' in faults[2]
-    assert 'checkpoint "old_one" (running at 0) belongs to no projection' in result.out
+    (note,) = [line for line in result.out.splitlines() if line.startswith("note: ")]
+    assert "deployed here has the checkpoints old_one (running at 0), older (running at 0); delete a row" in note
     assert "all is well" not in result.out
+
+
+def test_check_notes_event_types_that_the_store_does_not_hold(
+    site: Site, db: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    assert "note: " not in site.run("check").out  # an empty store says nothing of types
+    append(db, "Counting", {"n": 1})
+    result = site.run("check")
+    assert result.code == 0
+    assert 'note: counter handles "Counted", of which the store holds no event yet; is it spelt so?' in result.out
+    append(db, "Counted", {"n": 1})
+    assert "note: " not in site.run("check").out
+
+
+def test_check_notes_projections_that_have_to_wait_for_connections(site: Site) -> None:
+    for number in range(2):
+        assert site.run("new", f"further_{number}").code == 0
+    result = site.run("check", pool_size=5)
+    assert result.code == 0
+    assert "note: 4 projections share 3 connections of a worker (pool_size 5, less 2)" in result.out
+    assert "note: " not in site.run("check", pool_size=6).out
+    assert "note: " not in site.run("check", pool_size=5, workers=2).out
+
+
+@pytest.fixture
+def lowly(db: psycopg.Connection[tuple[object, ...]]) -> Iterator[str]:
+    """A role that may do all that check names, and yet create nothing."""
+    role = f"daemon_{uuid.uuid4().hex[:12]}"
+    db.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'lowly'".encode())
+    db.execute(f"REVOKE CREATE ON SCHEMA public FROM PUBLIC; GRANT ALL ON ALL TABLES IN SCHEMA public TO {role};"
+               f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}".encode())  # fmt: skip
+    yield role
+    db.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
+
+
+def test_the_right_to_create_tables_is_named_where_it_is_needed(
+    site: Site, db: psycopg.Connection[tuple[object, ...]], lowly: str
+) -> None:
+    dsn = psycopg.conninfo.make_conninfo(site.database.dsn, user=lowly, password="lowly")
+    grant = f"run GRANT CREATE ON SCHEMA public TO {lowly}"
+    result = site.run("check", dsn=dsn)
+    assert result.code == 1
+    (line,) = result.err.splitlines()
+    assert line.startswith('projectiond: the schema of "counter" (')
+    assert line.endswith(f"is refused: permission denied for schema public; {grant}")
+    db.execute(f"GRANT CREATE ON SCHEMA public TO {lowly}".encode())
+    assert site.run("check", dsn=dsn).code == 0
 
 
 def test_no_database_is_one_sentence_without_the_password(site: Site) -> None:

@@ -1,6 +1,6 @@
 """The commands ``init`` and ``check``: bring a database up to what the daemon needs, and see whether all is well."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import psycopg
 import typer
@@ -13,12 +13,13 @@ from projectiond.cli.target import Target, find_target
 from projectiond.database import Connection, connect, fetch_row
 from projectiond.definition import Definition
 from projectiond.errors import ConfigurationError, DatabaseUnavailableError, ProjectiondError
-from projectiond.failure import describe
+from projectiond.failure import describe, printable
 from projectiond.highwater import read_store_end
 from projectiond.inspection import inspect_schema
 from projectiond.preparation import apply_schema as apply_projection_schema
 from projectiond.preparation import missing_tables
 from projectiond.schema import apply_schema
+from projectiond.worker import RESERVED_CONNECTIONS
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -42,7 +43,10 @@ def init(context: typer.Context) -> None:
     target = find_target(context.obj)
     # An upgrade may build an index over all events; schema.sql sets the time-outs that it needs itself.
     with connect(target.dsn, role="init", statement_timeout_seconds=0) as db:
-        changes = apply_schema(db)
+        try:
+            changes = apply_schema(db)
+        except errors.InsufficientPrivilege as error:
+            raise ConfigurationError(_sentence_of_privilege(db, error)) from error
     tell(*changes)
     tell(f"{target} is up to date" + ("" if changes else ", there was nothing to do"))
 
@@ -87,7 +91,9 @@ def _check_database(db: Connection, target: Target, definitions: Sequence[Defini
         faults += trouble
         if not trouble:
             tell(f"ok: schema of {definition.name}")
-    return faults + _check_checkpoints(db, definitions)
+    faults += _check_checkpoints(db)
+    tell(*(f"note: {note}" for note in _notes(db, target, definitions)))
+    return faults
 
 
 def _try_schema(db: Connection, definition: Definition) -> list[str]:
@@ -97,29 +103,63 @@ def _try_schema(db: Connection, definition: Definition) -> list[str]:
             apply_projection_schema(db, definition)
             missing = missing_tables(db, definition)
     except ProjectiondError as error:
+        if isinstance(error.__cause__, errors.InsufficientPrivilege):
+            sentence = _sentence_of_privilege(db, error.__cause__)
+            return [f'the schema of "{definition.name}" ({definition.source}) is refused: {sentence}']
         return [error.message]
     except errors.LockNotAvailable:
         return [f'the schema of "{definition.name}" could not be tried: other transactions keep its tables locked']
     except psycopg.Error as error:
         return [f'the schema of "{definition.name}" ({definition.source}) could not be tried: {describe(error)}']
     if missing:
-        names = ", ".join(missing)
-        return [f'"{definition.name}" declares tables that do not exist: {names}; create them in {definition.source}']
+        remedy = f"create them in `schema` of {definition.source}, or by a migration"
+        return [f'"{definition.name}" declares tables that do not exist: {", ".join(missing)}; {remedy}']
     return []
 
 
-def _check_checkpoints(db: Connection, definitions: Sequence[Definition]) -> list[str]:
+def _check_checkpoints(db: Connection) -> list[str]:
     end = read_store_end(db)
-    deployed = {definition.name for definition in definitions}
     faults = []
-    for name, position, status in db.execute(sql.READ_STATUSES):
+    for name, position, _ in db.execute(sql.READ_STATUSES):
         if position > end:
             faults.append(
                 f'the checkpoint of "{name}" is {position}, beyond the end of the event store at {end}: the store was '
                 f'restored from a backup or truncated; run "projectiond rebuild {name}"'
             )
-        if name not in deployed:
-            tell(f'note: checkpoint "{name}" ({status} at {position}) belongs to no projection that is deployed here')
     (largest,) = fetch_row(db, sql.STORE_HEAD)
     tell(f"ok: the event store ends at {largest}")
     return faults
+
+
+def _sentence_of_privilege(db: Connection, error: psycopg.Error) -> str:
+    """Say what is not allowed, and the GRANT that PostgreSQL 15 and later want from everybody but the owner."""
+    said = printable(error.diag.message_primary or str(error))
+    schema, role, may_create = fetch_row(db, sql.MAY_CREATE)
+    if may_create or schema is None:
+        return f"{said}; use a role that owns what is to be changed"
+    return f"{said}; run GRANT CREATE ON SCHEMA {schema} TO {role}"
+
+
+def _notes(db: Connection, target: Target, definitions: Sequence[Definition]) -> Iterator[str]:
+    """Say what is no fault, and yet may not be meant."""
+    deployed = {definition.name for definition in definitions}
+    rows = [f"{name} ({status} at {position})" for name, position, status in db.execute(sql.READ_STATUSES)]
+    orphans = sorted(row for row in rows if row.rpartition(" (")[0] not in deployed)
+    if orphans:
+        yield (
+            f"no projection that is deployed here has the checkpoint{'s' if len(orphans) > 1 else ''} "
+            f"{printable(', '.join(orphans))}; delete a row from projection_checkpoints if its projection is gone for "
+            "good"
+        )
+    for definition in definitions:
+        types = {"event_types": list(definition.event_types or ())}
+        unknown = ", ".join(f'"{name}"' for (name,) in db.execute(sql.UNKNOWN_EVENT_TYPES, types))
+        if unknown:
+            yield f"{definition.name} handles {unknown}, of which the store holds no event yet; is it spelt so?"
+    for_handlers = target.settings.pool_size - RESERVED_CONNECTIONS
+    if len(definitions) > for_handlers * target.settings.workers:
+        yield (
+            f"{len(definitions)} projections share {for_handlers} connections of a worker (pool_size "
+            f"{target.settings.pool_size}, less {RESERVED_CONNECTIONS}), so slow handlers delay other projections; "
+            "raise pool_size or workers"
+        )
