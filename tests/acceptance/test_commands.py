@@ -488,6 +488,30 @@ def test_wait_times_out_with_code_3_and_the_lag(site: Site, db: psycopg.Connecti
     assert "no daemon is running" in result.err
 
 
+def test_wait_beyond_the_end_says_where_the_store_ends(site: Site, db: psycopg.Connection[tuple[object, ...]]) -> None:
+    append_many(db, 5)
+    result = site.run("wait", "counter", "--sequence", "99", "--timeout", "0.2")
+    assert result.code == 3
+    assert "and the store ends at 5: no event up to 99 has been appended yet" in result.err
+
+
+def test_a_piped_wait_says_how_far_it_is_and_who_holds_the_mark(
+    site: Site, db: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    slow = site.database.connect(autocommit=False)
+    append(slow, "Counted", {"n": 1})
+    append(db, "Counted", {"n": 2})
+    with site.started("wait", "counter") as waiting:
+        out, err = waiting.stdout, waiting.stderr
+        assert out is not None
+        assert err is not None
+        assert "no daemon is running" in err.readline()
+        assert out.readline().startswith("counter: 0 of 2 (0 %)")
+        assert f"the high-water mark is held at 0 by pid {slow.info.backend_pid}" in err.readline()
+    result = site.run("wait", "counter", "--timeout", "0.2")
+    assert f"2 behind 2; the high-water mark is held at 0 by pid {slow.info.backend_pid}" in result.err
+
+
 def test_wait_says_at_once_that_the_projection_is_paused(
     site: Site, db: psycopg.Connection[tuple[object, ...]]
 ) -> None:

@@ -36,6 +36,7 @@ class Progress:
         self._bars = _bars() if is_terminal() else None
         self._tracks: dict[str, _Track] = {}
         self._told_at = time.monotonic()
+        self._asked_at = time.monotonic()
 
     def __enter__(self) -> Self:
         if self._bars is not None:
@@ -67,6 +68,13 @@ class Progress:
         elif time.monotonic() - self._told_at >= LINE_SECONDS:
             self._told_at = time.monotonic()
             tell(*(_line(name, track, target) for name, track in self._tracks.items() if track.position < target))
+
+    def is_due(self) -> bool:
+        """Say, now and then, that it is time to look for what holds things up."""
+        if time.monotonic() - self._asked_at < LINE_SECONDS:
+            return False
+        self._asked_at = time.monotonic()
+        return True
 
     @staticmethod
     def _draw(bars: Bars, name: str, track: _Track, target: int) -> None:

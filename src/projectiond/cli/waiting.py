@@ -18,7 +18,9 @@ from projectiond.cli.progress import Progress
 from projectiond.cli.target import find_target, say
 from projectiond.database import Connection
 from projectiond.errors import ProjectiondError, WaitTimeoutError
-from projectiond.overview import count_live_workers, read_head
+from projectiond.failure import printable
+from projectiond.highwater import read_store_end
+from projectiond.overview import count_live_workers, read_head, read_hold
 
 # How often the rows are read; a person sees no difference, and the database feels none.
 LOOK_SECONDS: Final = 0.05
@@ -43,7 +45,8 @@ def wait(
     """Wait until a projection has everything up to a sequence number.
 
     For deployments and tests: append, then wait, then read the read model. A number that was rolled back counts as
-    reached once everything below it is. A number beyond the store's end is waited for.
+    reached once everything below it is. A number beyond the store's end is waited for. Where the output is no
+    terminal, a line every 5 seconds says how far it is; who holds the high-water mark is said, too.
 
     Example: projectiond wait order_summary --timeout 30
 
@@ -91,6 +94,7 @@ def _follow(db: Connection, name: str, arrival: Arrival, *, timeout_seconds: flo
     """Stay until a projection has arrived; give its row."""
     began = time.monotonic()
     target = arrival.sequence_number
+    told_hold = ""
     with Progress() as progress:
         while True:
             now = checkpoints.find(db, name)
@@ -103,10 +107,34 @@ def _follow(db: Connection, name: str, arrival: Arrival, *, timeout_seconds: flo
             progress.tick(target)
             if timeout_seconds is not None and time.monotonic() - began >= timeout_seconds:
                 raise WaitTimeoutError(
-                    f'after {timeout_seconds:g} s "{name}" is at {position}, {target - position} behind {target}',
-                    hint='see "projectiond status" for what holds it back',
+                    f'after {timeout_seconds:g} s "{name}" is at {position}, {_distance(db, position, target)}',
+                    hint=_sentence_of_hold(db, position) or 'see "projectiond status" for what holds it back',
                 )
+            told_hold = _tell_hold(db, position, told_hold) if progress.is_due() else told_hold
             time.sleep(LOOK_SECONDS)
+
+
+def _distance(db: Connection, position: int, target: int) -> str:
+    end = read_store_end(db)
+    if end < target:
+        return f"and the store ends at {end}: no event up to {target} has been appended yet"
+    return f"{target - position} behind {target}"
+
+
+def _tell_hold(db: Connection, position: int, told: str) -> str:
+    """Say who holds the mark, unless that has been said."""
+    sentence = _sentence_of_hold(db, position)
+    if sentence and sentence != told:
+        say(sentence)
+    return sentence
+
+
+def _sentence_of_hold(db: Connection, position: int) -> str:
+    hold = read_hold(db, after=position)
+    if hold is None:
+        return ""
+    who = "; ".join(hold.holders)
+    return printable(f'the high-water mark is held at {hold.position} by {who}; see "projectiond status"')
 
 
 def _has_arrived(db: Connection, now: Checkpoint, arrival: Arrival) -> bool:
