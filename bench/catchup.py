@@ -19,13 +19,13 @@ from typing import Final
 import psycopg
 from psycopg import sql
 
-from bench import orders, psycopg_loop, seed_loop
+from bench import hand_written_loop, orders, psycopg_loop
 from bench.context import Context
 from bench.daemon import Daemon, running_daemon
 from bench.report import Figure, at_least, at_most, median_figure, ratios
 
 DATABASE: Final = "catch_up"
-LOOPS: Final = (seed_loop.NAME, psycopg_loop.NAME)
+LOOPS: Final = (hand_written_loop.NAME, psycopg_loop.NAME)
 
 _ROOT: Final = Path(__file__).parents[1]
 
@@ -130,10 +130,10 @@ def _check(db: psycopg.Connection) -> None:
 def _rate_figures(rates: dict[str, list[float]]) -> list[Figure]:
     figures = [median_figure("catch-up", name, "events/s", samples) for name, samples in rates.items()]
     own = rates["projectiond"]
-    over_seed = ratios(own, rates[seed_loop.NAME])
+    over_hand_written = ratios(own, rates[hand_written_loop.NAME])
     over_psycopg = ratios(own, rates[psycopg_loop.NAME])
     return [
-        median_figure("catch-up", "projectiond ÷ seed_loop", "fold", over_seed, at_least(3)),
+        median_figure("catch-up", "projectiond ÷ hand_written_loop", "fold", over_hand_written, at_least(3)),
         median_figure("catch-up", "projectiond ÷ psycopg_loop", "fold", over_psycopg),
         *figures,
     ]

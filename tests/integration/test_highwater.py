@@ -405,7 +405,7 @@ class Ours:
 
 
 class ReadsPastGaps:
-    """What the seed's loop does, and everybody's first."""
+    """What the hand-written loop does, everybody's first one."""
 
     def __init__(self) -> None:
         self.position = 0

@@ -1,8 +1,8 @@
 """A real event log: 262,200 events of 13,087 loan applications (BPI Challenge 2012, doi 10.4121/uuid:3926db30-f712-…).
 
-It is not ours to ship.  Tests use it where it lies beside the checkout (`../shared/data`) or where
-PROJECTIOND_TEST_EVENTS says, and are skipped, visibly, elsewhere.  One JSON object a line, in time order, with the
-columns of `event_store` except those that the database fills.
+It is not ours to ship.  Tests use the file that PROJECTIOND_TEST_EVENTS names, and are skipped, visibly, where it names
+none.  One JSON object a line (gzipped), in time order, with the columns of `event_store` except those that the database
+fills.
 """
 
 import gzip
@@ -18,12 +18,12 @@ from typing import Any, LiteralString
 import psycopg
 import pytest
 
-FILE = Path(
-    os.environ.get("PROJECTIOND_TEST_EVENTS")
-    or Path(__file__).parents[3] / "shared" / "data" / "loan-applications.jsonl.gz"
-)
+VARIABLE = "PROJECTIOND_TEST_EVENTS"
+FILE = Path(os.environ.get(VARIABLE) or "nowhere")
 
-needs_real_events = pytest.mark.skipif(not FILE.exists(), reason=f"no real events at {FILE.name}; see real_events.py")
+needs_real_events = pytest.mark.skipif(
+    not FILE.is_file(), reason=f"{VARIABLE} names no file of real events; see tests/support/real_events.py"
+)
 
 APPEND: LiteralString = """
     INSERT INTO event_store (aggregate_id, aggregate_type, event_type, event_data, version, created_at)

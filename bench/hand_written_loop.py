@@ -1,10 +1,10 @@
-"""The loop that teams write today, from the starting set-up: ``stream_all`` by SQLAlchemy's asyncio, then a handler.
+"""The hand-written loop: ``stream_all`` of the widely used set-up, by SQLAlchemy's asyncio, and a handler behind it.
 
-Run by ``bench.catchup`` as ``python -m bench.seed_loop DSN``: applies what is there and prints its seconds.  Model and
-``stream_all`` are the set-up's, batch 100, with what they need to run at all: imports, the attribute ``metadata`` by
-another name (SQLAlchemy reserves it), and the event's sequence number.  Around it stands a decent version of the rest:
-one session, one transaction for every hundred events with their checkpoint in it, statements compiled once.  The
-driver is psycopg, as projectiond's.
+Run by ``bench.catchup`` as ``python -m bench.hand_written_loop DSN``: applies what is there and prints its seconds.
+Model and ``stream_all`` are the set-up's, batch 100, with what they need to run at all: imports, the attribute
+``metadata`` by another name (SQLAlchemy reserves it), and the event's sequence number.  Around it stands a decent
+version of the rest: one session, one transaction for every hundred events with their checkpoint in it, statements
+compiled once.  The driver is psycopg, as projectiond's.
 """
 
 # The set-up's models and store are not typed, and stay as they are.
@@ -27,7 +27,7 @@ from sqlalchemy.orm import declarative_base
 from bench.domain import EVENT_REGISTRY, DomainEvent, statements_of
 from bench.orders import CHECKPOINT_EVERY
 
-NAME = "seed_loop"
+NAME = "hand_written_loop"
 
 Base: Any = declarative_base()
 
