@@ -13,8 +13,10 @@ Whatever a handler does to its connection that would break "one transaction" is 
 ``database`` for what is refused beforehand, and ``checkpoint`` for what is found afterwards.
 """
 
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -25,6 +27,7 @@ from projectiond.database import Connection
 from projectiond.definition import Definition
 from projectiond.errors import PoisonError, TransactionControlError
 from projectiond.event import Event
+from projectiond.reader import Batch
 from projectiond.recorder import Slot
 
 
@@ -36,6 +39,14 @@ class Part:
     upto: int
 
 
+def cut(batch: Batch, size: int) -> Iterator[Part]:
+    """Cut a batch into transactions of at most ``size`` events; the last takes the checkpoint to the batch's end."""
+    for start in range(0, max(1, len(batch.events)), size):
+        events = batch.events[start : start + size]
+        is_last = start + size >= len(batch.events)
+        yield Part(events, batch.upto if is_last else events[-1].sequence_number)
+
+
 class Applier:
     """Applies parts of one projection, and remembers which handler is at work."""
 
@@ -43,6 +54,14 @@ class Applier:
         self._definition = definition
         self._slot = slot
         self.handler_name = ""
+
+    def where(self, error: BaseException) -> str:
+        """Name the handler that was at work, and the line of its file that the error came through."""
+        file = Path(self._definition.source.rpartition(":")[0]).name
+        lines = [
+            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).name == file
+        ]
+        return f"{self.handler_name} ({file}:{lines[-1]})" if lines else self.handler_name
 
     def apply_pipelined(self, db: Connection, checkpoint: Checkpoint, part: Part) -> Checkpoint:
         """Apply a part without waiting for each statement; give the checkpoint that was committed."""
@@ -58,6 +77,8 @@ class Applier:
                 with db.guarded():
                     for event in part.events:
                         self._handle(event, db)
+                # From here on it is the server that works, and its statement time-out that watches.
+                self._slot.put_down()
                 last_event_id = part.events[-1].event_id if part.events else None
                 advanced = checkpoints.advance(
                     db, checkpoint, part.upto, last_event_id=last_event_id, applied=len(part.events)

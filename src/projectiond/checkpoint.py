@@ -40,7 +40,8 @@ RESET_LOCK_TIMEOUT: Literal["2s"] = "2s"
 class Checkpoint:
     """A projection's row as it was read.
 
-    ``is_reset`` says, while the status is rebuilding, that the tables have been emptied for this rebuild.
+    ``is_reset`` says, while the status is rebuilding, that the tables have been emptied for this rebuild, and
+    ``target`` where the store ended then.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Checkpoint:
     status: Status
     error_message: str | None
     is_reset: bool
+    target: int = 0
 
 
 def create(db: Connection, name: str) -> bool:
@@ -64,8 +66,8 @@ def find(db: Connection, name: str) -> Checkpoint | None:
     row = db.execute(sql.READ_CHECKPOINT, {"name": name}).fetchone()
     if row is None:
         return None
-    position, status, error_message, is_reset = row
-    return Checkpoint(name, position, cast("Status", status), error_message, is_reset)
+    position, status, error_message, is_reset, target = row
+    return Checkpoint(name, position, cast("Status", status), error_message, is_reset, target)
 
 
 def load(db: Connection, name: str) -> Checkpoint:

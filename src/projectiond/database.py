@@ -15,6 +15,7 @@ message a person reads: it raises :class:`DatabaseUnavailableError` in one sente
 """
 
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -40,6 +41,9 @@ CONNECT_TIMEOUT_SECONDS: Final = 10
 # How long a runner waits for a free connection of its worker's pool before it counts as trouble and is logged.
 POOL_TIMEOUT_SECONDS: Final = 30.0
 
+# How much of a statement is looked at, and kept for the next time; handlers may send literals of megabytes.
+LOOKED_AT: Final = 1000
+
 # Possessive: what precedes the verb is never tried in another way, however long it is.
 _TRANSACTION_CONTROL: Final = re.compile(
     r"""(?: [\s;]++ | --[^\n]*+ (?: \n | \Z ) | /\*.*?\*/ )*+
@@ -50,8 +54,11 @@ _TRANSACTION_CONTROL: Final = re.compile(
 )
 
 
+# What outlives the transaction; SET LOCAL, SET CONSTRAINTS and set_config(..., true) do not.
 _SESSION_CHANGE: Final = re.compile(
-    r"\s* (?: set (?! \s+ local \b) | reset | discard | listen ) \b | .* \b set_config \s* \(",
+    r"""\s*+ (?: set (?! \s+ (?: local | constraints | transaction ) \b) | reset | discard | listen
+              | create \s+ (?: (?: local | global ) \s+ )? temp (?: orary )? ) \b
+    | .*? \b set_config \s* \( (?! [^()]* , \s* true \s* \) )""",
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
 
@@ -132,8 +139,10 @@ class Connection(psycopg.Connection[TupleRow]):
     # Whether a handler has changed settings of the session (SET search_path); the pool must not hand it on.
     is_altered = False
 
-    # When the server process was started.  A mark that was proven on one server says nothing about another.
+    # When the server process was started, and (by our monotonic clock) a time at which this connection was open
+    # already.  A mark that was proven on another server, or before a crash of this one, says nothing here.
     incarnation: datetime | None = None
+    opened_at = 0.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - psycopg's, passed through
         super().__init__(*args, **kwargs)
@@ -173,9 +182,10 @@ class Connection(psycopg.Connection[TupleRow]):
             case _:
                 # A template string (Python 3.14): its first literal part holds the verb.
                 statement = "".join(getattr(query, "strings", ())[:1])
-        if _is_transaction_control(statement):
-            raise _refusal(" ".join(statement.split())[:40])
-        self.is_altered = self.is_altered or _is_session_change(statement)
+        beginning = statement[:LOOKED_AT]
+        if _is_transaction_control(beginning):
+            raise _refusal(" ".join(beginning.split())[:40])
+        self.is_altered = self.is_altered or _is_session_change(beginning)
 
     def commit(self) -> None:
         """Refused in a handler."""
@@ -203,19 +213,26 @@ def _refusal(what: str) -> TransactionControlError:
     )
 
 
-def connect(dsn: str, *, role: str, statement_timeout_seconds: float) -> Connection:
+def connect(
+    dsn: str,
+    *,
+    role: str,
+    statement_timeout_seconds: float,
+    connect_timeout_seconds: int = CONNECT_TIMEOUT_SECONDS,
+) -> Connection:
     """Open one connection, set up for the daemon.
 
     Args:
         dsn: A libpq connection string or URL.
         role: What it is for; ends up in ``application_name`` as ``projectiond/role``.
         statement_timeout_seconds: 0 switches the time-out off.
+        connect_timeout_seconds: For each host of the connection string.
 
     Raises:
         DatabaseUnavailableError: No connection could be made; the message names the server, never the password.
     """
     try:
-        db = Connection.connect(dsn, **_parameters(role))
+        db = Connection.connect(dsn, **{**_parameters(role), "connect_timeout": connect_timeout_seconds})
         configure(db, statement_timeout_seconds)
     except psycopg.OperationalError as error:
         raise DatabaseUnavailableError(
@@ -256,6 +273,7 @@ def configure(db: Connection, statement_timeout_seconds: float) -> None:
     """Set the session's time-out, isolation level and keepalives, and note which server it is."""
     timeout = str(int(statement_timeout_seconds * 1000))
     db.incarnation = fetch_row(db, sql.CONFIGURE_SESSION, {"statement_timeout": timeout})[-1]
+    db.opened_at = time.monotonic()
 
 
 def fetch_row(db: Connection, statement: LiteralString, parameters: Mapping[str, Any] | None = None) -> TupleRow:

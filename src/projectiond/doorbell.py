@@ -61,8 +61,8 @@ class Doorbell:
 
     def listen(self) -> None:
         """Begin to hear notifications: new events, and changes of a projection's status."""
-        self._db.execute(f"LISTEN {sql.DOORBELL_CHANNEL}")
-        self._db.execute(f"LISTEN {sql.STATUS_CHANNEL}")
+        self._db.execute(sql.LISTEN_DOORBELL)
+        self._db.execute(sql.LISTEN_STATUS)
 
     def arm(self) -> Arming:
         """Try to arm.  After ``ARMED`` or ``ELSEWHERE`` the caller looks once more and may then sleep."""
@@ -83,8 +83,12 @@ class Doorbell:
 
         What ``wake_fd`` holds is read away.
         """
-        readable, _, _ = select.select([self._db.fileno(), wake_fd], [], [], timeout_seconds)
-        if wake_fd in readable:
+        # poll(), for select() fails once a process has more than a thousand descriptors open.
+        waiting = select.poll()
+        waiting.register(self._db.fileno(), select.POLLIN)
+        waiting.register(wake_fd, select.POLLIN)
+        ready = waiting.poll(max(1, round(timeout_seconds * 1000)))
+        if any(descriptor == wake_fd for descriptor, _ in ready):
             os.read(wake_fd, select.PIPE_BUF)
 
     def heard(self) -> Iterator[Notify]:

@@ -149,7 +149,7 @@ class Event(Generic[D_co]):
         if metadata is None:
             metadata = {}
         if not isinstance(metadata, dict):
-            raise EventDataError(f"{self._described()}: its metadata is a JSON {_json_kind(metadata)}, not an object")
+            raise EventDataError(f"{self.described()}: its metadata is a JSON {_json_kind(metadata)}, not an object")
         _set_metadata(self, metadata)
         return metadata
 
@@ -173,7 +173,7 @@ class Event(Generic[D_co]):
             return event
         # Raised out here, because an exception raised inside `except` keeps the one it replaces as its
         # context, and pydantic's holds the whole input: 50 MB of it, in every error that is kept or logged.
-        raise EventDataError(f"{self._described()}: its data does not fit {_adapter_name(adapter)}: {fault}")
+        raise EventDataError(f"{self.described()}: its data does not fit {_adapter_name(adapter)}: {fault}")
 
     def pristine(self) -> Self:
         """Return this event as the store has it, whatever has been done to its decoded data.
@@ -222,9 +222,9 @@ class Event(Generic[D_co]):
             fault = "it is nested too deeply"
         except ValueError as error:  # not JSON at all, or a number of more than 4,300 digits
             fault = _cut(str(error), MAX_TEXT_SHOWN)
-        raise EventDataError(f"{self._described()}: its {what} cannot be decoded: {fault}")
+        raise EventDataError(f"{self.described()}: its {what} cannot be decoded: {fault}")
 
-    def _described(self) -> str:
+    def described(self) -> str:
         """The event in the words of an error message."""
         return f"event {self.sequence_number} ({_cut(self.event_type, MAX_PATH_SHOWN)!r}, id {self.event_id})"
 

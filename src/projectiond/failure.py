@@ -113,10 +113,16 @@ def describe(error: BaseException) -> str:
     """
     kind = type(error).__name__
     try:
-        text = str(error)
+        text = _server_text(error) if isinstance(error, psycopg.Error) else str(error)
     except Exception:  # noqa: BLE001 - an author's exception may fail at this too, and its story must not be lost
         text = "(its text cannot be shown)"
     return printable(f"{kind}: {text}" if text else kind)
+
+
+def _server_text(error: psycopg.Error) -> str:
+    """Leave out the quotation of the statement, whose lines and pointer mean nothing in one line."""
+    parts = [error.diag.message_primary, error.diag.message_detail, error.diag.message_hint]
+    return "; ".join(part for part in parts if part) or str(error)
 
 
 def printable(text: str) -> str:

@@ -49,10 +49,15 @@ MAX_WINDOWS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """What one statement saw above the mark: the gapless run's end, and the largest visible number."""
+    """What one statement saw above the mark: the gapless run's end, and the largest visible number.
+
+    Both as far as the sequence has drawn: ``stray`` is the largest number when it lies beyond that, written by
+    somebody who chose it, else 0.  Numbers below it are yet to be drawn, so the mark must not pass them.
+    """
 
     run_end: int
     largest: int
+    stray: int = 0
 
 
 @dataclass(slots=True)
@@ -94,6 +99,9 @@ class HighWaterMark:
         self.settled = settled
         self._windows: deque[Window] = deque()
         self._largest_seen = settled
+        self._sequence: str | None = None
+        # A number beyond the sequence, which no mark will reach; 0 when there is none.
+        self.stray = 0
 
     def __repr__(self) -> str:
         return f"<HighWaterMark settled={self.settled} windows={len(self._windows)}>"
@@ -111,6 +119,7 @@ class HighWaterMark:
     def reopen(self, db: Connection) -> None:
         """Begin on a new connection, at the mark that the database keeps unless it lies beyond the store's end."""
         self._windows.clear()
+        self._sequence = fetch_row(db, sql.NUMBERS_SEQUENCE)[0]
         db.execute(sql.FORGET_PROVEN_MARK, {"end": read_store_end(db)})
         row = db.execute(sql.READ_PROVEN_MARK).fetchone()
         self.settled = self._largest_seen = row[0] if row else 0
@@ -118,11 +127,11 @@ class HighWaterMark:
     def look(self, db: Connection) -> bool:
         """Take the readings that are needed now; say whether the mark has moved."""
         before = self.settled
-        sighting = _read_sighting(db, self.settled)
+        sighting = _read_sighting(db, self.settled, self._sequence)
         if sighting.largest < before and read_store_end(db) < before:
             # The store was emptied, or replaced, under us: numbers below the mark will be drawn again.
             self.reopen(db)
-            sighting = _read_sighting(db, self.settled)
+            sighting = _read_sighting(db, self.settled, self._sequence)
         if self.see(sighting):
             # A statement of its own: see the module's text.
             self.account(_read_lockers(db))
@@ -134,6 +143,7 @@ class HighWaterMark:
         The largest number seen is remembered as a window whose lockers are not known yet.
         """
         self.settled = max(self.settled, sighting.run_end)
+        self.stray = sighting.stray
         while self._windows and self._windows[0].upper <= self.settled:
             self._windows.popleft()
         self._largest_seen = sighting.largest
@@ -158,9 +168,12 @@ class HighWaterMark:
             newest.upper, newest.lockers = upper, lockers
 
 
-def _read_sighting(db: Connection, settled: int) -> Sighting:
-    run_end, largest = fetch_row(db, sql.SIGHTING, {"settled": settled, "run_limit": RUN_LIMIT})
-    return Sighting(run_end, largest)
+def _read_sighting(db: Connection, settled: int, sequence: str | None) -> Sighting:
+    parameters = {"settled": settled, "run_limit": RUN_LIMIT, "sequence": sequence}
+    run_end, largest, last_drawn = fetch_row(db, sql.SIGHTING, parameters)
+    if last_drawn is None or largest <= last_drawn:
+        return Sighting(run_end, largest)
+    return Sighting(min(run_end, last_drawn), last_drawn, stray=largest)
 
 
 def _read_lockers(db: Connection) -> frozenset[str]:

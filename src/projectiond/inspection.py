@@ -121,6 +121,13 @@ FROM pg_class AS store
 WHERE store.oid = to_regclass('event_store')
 """
 
+# Parameters: sequence. Rows: one (largest, last_drawn); last_drawn is null when the sequence was never used.
+_STRAY_NUMBER: LiteralString = """
+SELECT
+    (SELECT max(sequence_number) FROM event_store),
+    pg_sequence_last_value(%(sequence)s::regclass)
+"""
+
 # Rows: (table, column) for each that holds timestamps without a time zone.
 _NAIVE_TIMESTAMPS: LiteralString = """
 SELECT attrelid::regclass::text, attname::text
@@ -165,6 +172,15 @@ WHERE NOT has_table_privilege(to_regclass(%(table)s), privilege)
 ORDER BY place
 """
 
+# Rows: one (is_copied): the store is filled by logical replication, in an order that is not the numbers'.
+_STORE_IS_COPIED: LiteralString = """
+SELECT EXISTS (
+    SELECT
+    FROM pg_subscription_rel
+    WHERE srrelid = to_regclass('event_store')
+)
+"""
+
 # Rows: one (is_missing) for the function that ends every transaction of the daemon.
 _FUNCTION_IS_MISSING: LiteralString = "SELECT to_regprocedure('projectiond_require_moved(boolean)') IS NULL"
 
@@ -184,6 +200,9 @@ def inspect_schema(conn: psycopg.Connection[TupleRow], *, needs_doorbell: bool =
     missing = conn.execute(_MISSING_TABLES, {"tables": list(_PRIVILEGES)}).fetchall()
     faults += [f"table {name} is not in the search_path ({search_path}): {_INIT}" for (name,) in missing]
     faults += [fault for (fault,) in conn.execute(_STORE_FAULTS)]
+    ((is_copied,),) = conn.execute(_STORE_IS_COPIED)
+    if is_copied:
+        faults.append("event_store is filled by a subscription, out of order: connect to the publisher")
     columns = conn.execute(_MISSING_COLUMNS).fetchall()
     faults += [f"column {table}.{name} is missing: add it as in schema.sql" for table, name in columns]
     faults += _sequence_faults(conn, role)
@@ -227,9 +246,21 @@ def _sequence_faults(conn: psycopg.Connection[TupleRow], role: str) -> list[str]
             )
         if sequence is not None and not is_readable:
             faults.append(f"role {role} lacks SELECT on {sequence}: run GRANT SELECT ON SEQUENCE {sequence} TO {role}")
+        elif sequence is not None:
+            faults += _stray_number(conn, sequence)
     if (row := conn.execute(_SEQUENCE_NUMBER_IS_UNIQUE).fetchone()) and not row[0]:
         faults.append(f"{column} is not unique: {_INIT}")
     return faults
+
+
+def _stray_number(conn: psycopg.Connection[TupleRow], sequence: str) -> list[str]:
+    ((largest, last_drawn),) = conn.execute(_STRAY_NUMBER, {"sequence": sequence})
+    if largest is None or largest <= (last_drawn or 0):
+        return []
+    return [
+        f"event_store has number {largest}, but its sequence has drawn {last_drawn or 0} at most, so the daemon waits "
+        f"there: let the column's default draw all numbers, and {_INIT}"
+    ]
 
 
 def _trigger_faults(conn: psycopg.Connection[TupleRow], trigger: str, table: str) -> list[str]:

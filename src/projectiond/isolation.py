@@ -17,7 +17,7 @@ from projectiond import logs, sql
 from projectiond.applier import Applier, Part
 from projectiond.checkpoint import Checkpoint
 from projectiond.database import Connection
-from projectiond.errors import AttemptFailedError, ConfigurationError, EventDataError, PoisonError
+from projectiond.errors import AttemptFailedError, ConfigurationError, PoisonError, ProjectiondError
 from projectiond.event import Event
 from projectiond.failure import Failure, classify, describe, printable
 from projectiond.limits import Limits
@@ -38,6 +38,8 @@ class Isolation:
         self._applier = applier
         self._stopping = stopping
         self._attempts = NO_ATTEMPTS
+        # Of a thousand bad events in a row each is in projection_dead_letters; the log has the first, and their count.
+        self._repeats = logs.RateLimited(log)
 
     def apply(self, db: Connection, checkpoint: Checkpoint, part: Part) -> Iterator[Checkpoint]:
         """Apply a part event by event; give each checkpoint that was committed.
@@ -79,11 +81,13 @@ class Isolation:
     def _give_up(self, db: Connection, checkpoint: Checkpoint, event: Event[Any], error: Exception) -> Checkpoint:
         # Once it has been mended, or is met again by a rebuild, it gets all attempts again.
         self._attempts = NO_ATTEMPTS
-        log.error(
+        self._repeats.log(
+            "error",
             logs.EVENT_POISONED,
+            key=(self._applier.handler_name, type(error)),
             projection=checkpoint.name,
             sequence_number=event.sequence_number,
-            handler=self._applier.handler_name,
+            handler=self._applier.where(error),
             error=describe(error),
             attempts=self._limits.max_attempts,
         )
@@ -92,12 +96,12 @@ class Isolation:
         return self._skip(db, checkpoint, event, describe(error))
 
     def _story(self, event: Event[Any], error: Exception) -> str:
-        handler = self._applier.handler_name
-        if isinstance(error, EventDataError):
-            # It names the event itself.
-            return f"{handler} failed: {describe(error)}"
+        what = describe(error)
+        if isinstance(error, ProjectiondError):
+            # Without the hint, for the story has its own; and the event is named already.
+            what = f"{type(error).__name__}: {error.message.removeprefix(f'{event.described()}: ')}"
         which = f'event {event.sequence_number} ("{printable(event.event_type)}", id {event.event_id})'
-        return f"{which} failed in {handler}: {describe(error)}"
+        return f"{which} failed in {self._applier.where(error)}: {what}"
 
     def _skip(self, db: Connection, checkpoint: Checkpoint, event: Event[Any], error: str) -> Checkpoint:
         handler = self._applier.handler_name
@@ -111,5 +115,11 @@ class Isolation:
         with checkpoints.transaction(db, checkpoint):
             db.execute(sql.KEEP_DEAD_LETTER, letter)
             passed = checkpoints.advance(db, checkpoint, event.sequence_number, last_event_id=None, applied=0)
-        log.warning(logs.EVENT_DEAD_LETTERED, projection=checkpoint.name, sequence_number=event.sequence_number)
+        self._repeats.log(
+            "warning",
+            logs.EVENT_DEAD_LETTERED,
+            key=handler,
+            projection=checkpoint.name,
+            sequence_number=event.sequence_number,
+        )
         return passed

@@ -55,6 +55,8 @@ PLUGIN_REJECTED: Final = "plugin.rejected"
 SCHEMA_APPLIED: Final = "schema.applied"
 DATABASE_CHECKED: Final = "database.checked"
 DATABASE_UNAVAILABLE: Final = "database.unavailable"
+DATABASE_RESTORED: Final = "database.restored"
+PLUGIN_PRINTED: Final = "plugin.printed"
 LIBRARY_REPORTED: Final = "library.reported"
 
 # Every event that this package logs, with its meaning; the table in docs/operations.md is held against it.
@@ -79,7 +81,7 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         REBUILD_STARTED: "the projection's tables and checkpoint were reset, and the replay begins",
         REBUILD_FINISHED: "the replay reached the events that were there when it began",
         BATCH_COMMITTED: "read model and checkpoint of a batch were committed in one transaction",
-        PIPELINE_ABANDONED: "a pipelined batch failed; it is replayed in single steps to find the event",
+        PIPELINE_ABANDONED: "a handler does what a pipeline cannot carry; its statements go one by one from now on",
         EVENT_POISONED: "a handler failed on this event, on its own and repeatedly",
         EVENT_DEAD_LETTERED: "a poison event went to projection_dead_letters, and its projection goes on",
         CHECKPOINT_CONFLICTED: "the checkpoint was not where this runner left it; the batch was rolled back",
@@ -91,6 +93,8 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         SCHEMA_APPLIED: "schema.sql was applied to the database",
         DATABASE_CHECKED: "the daemon uses this database, and everything that it needs is there",
         DATABASE_UNAVAILABLE: "the database does not answer; the daemon keeps trying",
+        DATABASE_RESTORED: "the database answers again, and the worker competes for leases again",
+        PLUGIN_PRINTED: "a handler, or a library that it uses, printed this line",
         LIBRARY_REPORTED: "a library logged a warning or an error; `logger` names it, `message` is its text",
     }
 )
@@ -145,6 +149,8 @@ def configure_logging(
     # Only ours is replaced: a test runner's or an embedding program's handler is not ours to take away.
     root.handlers[:] = [other for other in root.handlers if not isinstance(other, _OurHandler)] + [handler]
     root.setLevel(max(level, logging.WARNING))
+    # It reports each connection that a restart of the server has broken; the runners say so themselves, once.
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     ours = logging.getLogger("projectiond")
     ours.setLevel(level)
 

@@ -20,18 +20,17 @@ committed last is what is true, for if it were not, the compare-and-set would fa
 
 import enum
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-import psycopg
 from psycopg_pool import ConnectionPool
 from tenacity import RetryCallState, Retrying, retry_if_exception, sleep_using_event, stop_when_event_set
 from tenacity.wait import wait_exponential, wait_random
 
 from projectiond import checkpoint as checkpoints
 from projectiond import logs
-from projectiond.applier import Applier, Part
+from projectiond.applier import Applier, Part, cut
 from projectiond.checkpoint import Checkpoint
 from projectiond.database import Connection, borrow
 from projectiond.definition import Definition
@@ -40,12 +39,18 @@ from projectiond.highwater import read_store_end
 from projectiond.isolation import Isolation
 from projectiond.limits import Limits
 from projectiond.preparation import enroll, prepare, refuse_beyond_end
-from projectiond.reader import Batch, Reader
+from projectiond.reader import Reader
 from projectiond.recorder import Slot
 from projectiond.report import BatchReport
 from projectiond.trouble import Trouble
 
 LONGEST_RETRY_SECONDS: Final = 5.0
+
+# So many batches in a row that fail in a pipeline and not in single steps say that it is the pipeline.
+MAX_FALSE_ALARMS: Final = 3
+
+# A conflict is somebody else at work, or a status that changed: no reason to hurry.
+PAUSE_AFTER_FAILURE_SECONDS: Final = 0.02
 
 log = logs.get_logger()
 
@@ -90,6 +95,7 @@ class Runner:
         self._reader = Reader(definition.event_types, limits.batch_size)
         self._applier = Applier(definition, slot)
         self._is_pipelined = True
+        self._false_alarms = 0
         self._careful_upto = careful_upto
         self._checkpoint: Checkpoint | None = None
         self._is_prepared = False
@@ -163,6 +169,7 @@ class Runner:
                 self._is_stale.set()
                 goes_on = self._stopping.is_set() or self._trouble.decide(error, self._checkpoint)
                 outcome = Outcome.ADVANCED if goes_on else Outcome.PAUSED
+                self._stopping.wait(PAUSE_AFTER_FAILURE_SECONDS)
             else:
                 self._trouble.clear()
             if outcome is not Outcome.ADVANCED and not self._stopping.is_set():
@@ -186,10 +193,16 @@ class Runner:
             if checkpoint.status == "rebuilding" and not checkpoint.is_reset:
                 return self._begin_rebuild(db, checkpoint)
             mark = self._settled(db)
+            if checkpoint.status == "rebuilding" and (
+                checkpoint.position >= checkpoint.target or checkpoint.position == mark
+            ):
+                return self._finish_rebuild(db, checkpoint)
             if checkpoint.position >= mark:
                 return self._arrive(db, checkpoint, mark)
             batch = self._reader.read(db, checkpoint.position, mark)
-            for part in self._parts(batch):
+            for part in cut(batch, self._limits.checkpoint_every):
+                if self._stopping.is_set():
+                    break
                 self._checkpoint = checkpoint = self._apply(db, checkpoint, part)
             # Not upto the batch's end, should the runner have been stopped on the way.
             self._report.note(batch, checkpoint.position, mark)
@@ -214,7 +227,8 @@ class Runner:
         self._is_stale.set()
         if not self._trouble.pause(db):
             return Outcome.ADVANCED
-        self._checkpoint = checkpoints.find(db, self.definition.name)
+        # A row that is gone stays what it was: to begin anew at 0 would apply everything a second time.
+        self._checkpoint = checkpoints.find(db, self.definition.name) or self._checkpoint
         return Outcome.PAUSED
 
     def _current_checkpoint(self, db: Connection) -> Checkpoint:
@@ -234,9 +248,16 @@ class Runner:
 
     def _begin_rebuild(self, db: Connection, checkpoint: Checkpoint) -> Outcome:
         self._is_stale.set()
+        self._careful_upto = 0
         target = read_store_end(db)
         if checkpoints.reset(db, checkpoint, self.definition.tables, target):
             self._log.info(logs.REBUILD_STARTED, tables=self.definition.tables, target=target)
+        return Outcome.ADVANCED
+
+    def _finish_rebuild(self, db: Connection, checkpoint: Checkpoint) -> Outcome:
+        self._is_stale.set()
+        if checkpoints.finish_rebuild(db, checkpoint):
+            self._log.info(logs.REBUILD_FINISHED, position=checkpoint.position)
         return Outcome.ADVANCED
 
     def _arrive(self, db: Connection, checkpoint: Checkpoint, mark: int) -> Outcome:
@@ -245,44 +266,40 @@ class Runner:
             # Right after a start, before the mark is proven this far.  Or the store has lost what we have seen.
             refuse_beyond_end(db, checkpoint)
             return Outcome.CAUGHT_UP
-        if checkpoint.status == "rebuilding":
-            self._is_stale.set()
-            if checkpoints.finish_rebuild(db, checkpoint):
-                self._log.info(logs.REBUILD_FINISHED, position=checkpoint.position)
-            return Outcome.ADVANCED
         if checkpoint.error_message is not None:
             checkpoints.note_trouble(db, checkpoint.name, None)
             self._checkpoint = replace(checkpoint, error_message=None)
         self._report.note_arrival(checkpoint.position)
         return Outcome.CAUGHT_UP
 
-    def _parts(self, batch: Batch) -> Iterator[Part]:
-        """Cut a batch into transactions; none is begun once the runner has been stopped."""
-        size = self._limits.checkpoint_every
-        for start in range(0, max(1, len(batch.events)), size):
-            if self._stopping.is_set():
-                return
-            events = batch.events[start : start + size]
-            is_last = start + size >= len(batch.events)
-            yield Part(events, batch.upto if is_last else events[-1].sequence_number)
-
     def _apply(self, db: Connection, checkpoint: Checkpoint, part: Part) -> Checkpoint:
-        if self._is_pipelined and checkpoint.position >= self._careful_upto:
+        if checkpoint.position >= self._careful_upto:
+            self._careful_upto = 0
+        if self._is_pipelined and not self._careful_upto:
             try:
-                return self._applier.apply_pipelined(db, checkpoint, part)
-            except psycopg.NotSupportedError as error:
-                if is_transient(error):
-                    raise
-                # A handler uses COPY or the like, which a pipeline cannot carry.
-                self._is_pipelined = False
-                self._log.info(logs.PIPELINE_ABANDONED, error=describe(error), handler=self._applier.handler_name)
+                advanced = self._applier.apply_pipelined(db, checkpoint, part)
             except Exception as error:
                 if classify(error) in {Failure.TRANSIENT, Failure.CONFLICT}:
                     raise
                 # Also in the passes to come, until the culprit has been passed.
                 self._careful_upto = part.upto
+                pipeline_error: Exception | None = error
+            else:
+                self._false_alarms = 0
+                return advanced
+        else:
+            pipeline_error = None
         committed = checkpoint
         for committed in self._isolation.apply(db, checkpoint, part):
             # Kept at once: the event after this one may be the one that pauses the projection here.
             self._checkpoint = committed
+        if pipeline_error is not None and not self._stopping.is_set():
+            self._note_false_alarm(pipeline_error)
         return committed
+
+    def _note_false_alarm(self, error: Exception) -> None:
+        """The events were fine: the handler does what a pipeline cannot carry (COPY, several statements in one)."""
+        self._false_alarms += 1
+        if self._false_alarms >= MAX_FALSE_ALARMS:
+            self._is_pipelined = False
+            self._log.warning(logs.PIPELINE_ABANDONED, error=describe(error), handler=self._applier.handler_name)

@@ -45,13 +45,18 @@ LOCK_SCHEMA: LiteralString = "SELECT pg_advisory_xact_lock(%(key)s)"
 
 # --- high-water mark -----------------------------------------------------------------------------------------
 
-# Parameters: settled, run_limit.  Rows: one (run_end, largest): the end of the gapless run that begins at
-# settled + 1 (settled itself when there is none), and the largest visible number (0 in an empty store).
+# Rows: one (sequence): the sequence that event_store's numbers are drawn from, as text; null when it owns none.
+NUMBERS_SEQUENCE: LiteralString = "SELECT pg_get_serial_sequence('event_store', 'sequence_number')"
+
+# Parameters: settled, run_limit, sequence.  Rows: one (run_end, largest, last_drawn): the end of the gapless run that
+# begins at settled + 1 (settled itself when there is none), the largest visible number (0 in an empty store), and the
+# last number that the sequence has given (null when we may not know), which is read after the snapshot was taken.
 # Index: the unique one on sequence_number, at most run_limit entries of it and its last.
 SIGHTING: LiteralString = """
 SELECT
     coalesce(max(seen.sequence_number) FILTER (WHERE seen.sequence_number - seen.place = %(settled)s), %(settled)s),
-    coalesce((SELECT max(sequence_number) FROM event_store), 0)
+    coalesce((SELECT max(sequence_number) FROM event_store), 0),
+    pg_sequence_last_value(%(sequence)s::regclass)
 FROM (
     SELECT
         above.sequence_number,
@@ -143,6 +148,9 @@ WHERE mark > %(end)s
 
 # --- doorbell ------------------------------------------------------------------------------------------------
 
+LISTEN_DOORBELL: LiteralString = "LISTEN projectiond_doorbell"
+LISTEN_STATUS: LiteralString = "LISTEN projectiond_status"
+
 # Rows: one (armed).  Takes the exclusive session lock, or returns at once: it never waits, for an exclusive
 # request in the queue would make every writer's try fail.
 ARM_DOORBELL: LiteralString = "SELECT pg_try_advisory_lock(%(key)s)"
@@ -210,14 +218,15 @@ LIMIT %(batch_size)s
 
 # --- checkpoint ----------------------------------------------------------------------------------------------
 
-# Parameters: name.  Rows: one (last_sequence_number, status, error_message, whether a rebuild's reset has been done),
-# or none when there is no row.
+# Parameters: name.  Rows: one (last_sequence_number, status, error_message, whether a rebuild's reset has been done,
+# the rebuild's target or 0), or none when there is no row.
 READ_CHECKPOINT: LiteralString = """
 SELECT
     kept.last_sequence_number,
     kept.status,
     kept.error_message,
-    rebuild.projection_name IS NOT NULL
+    rebuild.projection_name IS NOT NULL,
+    coalesce(rebuild.target_sequence_number, 0)
 FROM projection_checkpoints AS kept
 LEFT JOIN projection_rebuilds AS rebuild USING (projection_name)
 WHERE kept.projection_name = %(name)s

@@ -41,6 +41,9 @@ LONGEST_RESTART_SECONDS: Final = 30.0
 # A worker that lived this long was not dying of its start.
 HEALTHY_SECONDS: Final = 60.0
 
+# Deaths so far apart have nothing to do with each other.
+FORGET_SECONDS: Final = 3600.0
+
 # The main thread of a worker beats each second; this is also what connecting to a dead server may take.
 SILENT_SECONDS: Final = 30.0
 
@@ -67,8 +70,11 @@ class Supervisor:
         self._until = until
         self._posts = [Post(number) for number in range(1, settings.workers + 1)]
         self._suspicion = Suspicion(settings.max_attempts)
+        self._suspected_at = 0.0
         self._verdicts: list[Verdict] = []
         self._is_ready = False
+        self._told_ready = -1
+        self._repeats = logs.RateLimited(log)
         self._watchdog_seconds = systemd.watchdog_interval_seconds()
         self._watchdog_at = 0.0
 
@@ -111,8 +117,15 @@ class Supervisor:
         self._tell_systemd()
 
     def _start(self, post: Post) -> None:
-        if time.monotonic() >= post.start_at:
+        if time.monotonic() < post.start_at:
+            return
+        try:
             post.child = Child(post.number, Briefing(self._settings, self._suspicion.careful_upto))
+        except OSError as error:
+            # Out of processes, descriptors or memory for now; the other workers go on.
+            how = f"it could not be started: {error}"
+            log.error(logs.WORKER_EXITED, worker=post.number, how=how)  # noqa: TRY400 - a traceback says no more
+            self._plan_restart(post)
 
     def _check(self, post: Post, child: Child) -> None:
         """Kill a worker in which a handler hangs, or whose main thread is mute."""
@@ -135,7 +148,7 @@ class Supervisor:
         self._vacate(post, child)
 
     def _bury(self, post: Post, child: Child, exit_code: int) -> None:
-        if child.has_refused:
+        if child.has_refused and not any(other.is_ready for other in self._children() if other is not child):
             raise ConfigurationError(
                 "no projection can be run",
                 hint='mend what the log names, or see "projectiond check"; "projectiond new NAME" writes a first one',
@@ -152,6 +165,9 @@ class Supervisor:
         self._vacate(post, child)
 
     def _suspect(self, in_hand: Iterable[InHand], reason: str) -> None:
+        if time.monotonic() - self._suspected_at > FORGET_SECONDS:
+            self._suspicion.clear()
+        self._suspected_at = time.monotonic()
         self._verdicts += self._suspicion.note_death(in_hand, reason)
         # One of the others takes over the projection within a second.
         for child in self._children():
@@ -159,9 +175,14 @@ class Supervisor:
 
     def _vacate(self, post: Post, child: Child) -> None:
         """Let go of a dead worker, and decide when the next one is started."""
-        post.failures = 0 if time.monotonic() - child.started_at > HEALTHY_SECONDS else post.failures + 1
+        if time.monotonic() - child.started_at > HEALTHY_SECONDS:
+            post.failures = 0
         child.close()
         post.child = None
+        self._plan_restart(post)
+
+    def _plan_restart(self, post: Post) -> None:
+        post.failures += 1
         pause = min(FIRST_RESTART_SECONDS * 2.0**post.failures, LONGEST_RESTART_SECONDS)
         pause *= random.uniform(0.5, 1.0)  # noqa: S311 - spreads restarts, guards no secret
         post.start_at = time.monotonic() + pause
@@ -172,8 +193,9 @@ class Supervisor:
         for verdict in list(self._verdicts):
             try:
                 self._pause(verdict)
-            except (psycopg.Error, DatabaseUnavailableError):
-                return
+            except (psycopg.Error, DatabaseUnavailableError) as error:
+                self._repeats.log("warning", logs.DATABASE_UNAVAILABLE, key=verdict.projection, error=str(error))
+                continue
             self._verdicts.remove(verdict)
             # What workers died over is out of the way: nobody else has to wait for the next one.
             for post in self._posts:
@@ -181,7 +203,8 @@ class Supervisor:
 
     def _pause(self, verdict: Verdict) -> None:
         dsn = self._settings.database_dsn() or ""
-        with connect(dsn, role="supervisor", statement_timeout_seconds=10) as db:
+        # Short, for meanwhile nobody looks after the workers, or answers systemd's watchdog.
+        with connect(dsn, role="supervisor", statement_timeout_seconds=2, connect_timeout_seconds=2) as db:
             kept = checkpoints.find(db, verdict.projection)
             row = db.execute(sql.NAME_EVENT, {"sequence_number": verdict.sequence_number}).fetchone()
             if kept is None or row is None or kept.position >= verdict.sequence_number:
@@ -190,8 +213,9 @@ class Supervisor:
                 f'event {verdict.sequence_number} ("{row[0]}", id {row[1]}): {verdict.reason}, {verdict.deaths} times; '
                 "mend the handler, then set the status to running"
             )
-            checkpoints.pause_for_fault(db, kept, error)
-        log.error(logs.PROJECTION_PAUSED, projection=verdict.projection, error=error)
+            is_paused = checkpoints.pause_for_fault(db, kept, error)
+        if is_paused:
+            log.error(logs.PROJECTION_PAUSED, projection=verdict.projection, error=error)
 
     def _tell_systemd(self) -> None:
         ready = sum(child.is_ready for child in self._children())
@@ -202,6 +226,8 @@ class Supervisor:
         if self._watchdog_seconds is not None and now >= self._watchdog_at:
             self._watchdog_at = now + self._watchdog_seconds
             systemd.notify_watchdog()
+        if ready != self._told_ready:
+            self._told_ready = ready
             systemd.notify_status(f"{ready} of {len(self._posts)} workers are at work")
 
     # --- the end

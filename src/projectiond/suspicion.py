@@ -35,6 +35,10 @@ class Suspicion:
         """By projection, the event up to which to go one by one."""
         return {projection: sequence_number for projection, (sequence_number, _) in self._deaths.items()}
 
+    def clear(self) -> None:
+        """Forget all deaths."""
+        self._deaths.clear()
+
     def note_death(self, in_hand: Iterable[InHand], reason: str) -> list[Verdict]:
         """Count a death over these events; give the projections that are guilty by now."""
         verdicts = []

@@ -58,13 +58,18 @@ class Trouble:
 
     def clear(self) -> None:
         """Forget transient trouble: a step went well."""
-        self._since = None
+        if self._since is not None:
+            self._since = None
+            # The next trouble is another one: said at once, and counted from one.
+            self._repeats = logs.RateLimited(self._log)
 
     def note_retry(self, state: RetryCallState) -> None:
         """Say what is being waited for; after a while also in the row, if the database can be reached."""
         error = state.outcome.exception() if state.outcome else None
         text = _told(error) if error else ""
-        self._repeats.log("warning", logs.PROJECTION_RETRYING, key=text, error=text, attempt=state.attempt_number)
+        self._repeats.log(
+            "warning", logs.PROJECTION_RETRYING, key=type(error).__name__, error=text, attempt=state.attempt_number
+        )
         self._since = self._since or time.monotonic()
         if is_stale_plan(error):
             self._pool.drain()

@@ -38,9 +38,10 @@ from tenacity.wait import wait_exponential, wait_random
 from projectiond import logs, sql
 from projectiond.database import Connection, check_server, connect
 from projectiond.doorbell import Arming, Doorbell
-from projectiond.errors import ProjectiondError
+from projectiond.errors import DatabaseUnavailableError, ProjectiondError
 from projectiond.failure import describe
-from projectiond.highwater import HighWaterMark, describe_holders, keep_proven_mark
+from projectiond.highwater import HighWaterMark
+from projectiond.keeper import Keeper
 
 # How long it must have been quiet before the bell is armed, and how close two rings must be to disarm it.  Above
 # some 50 appends a second none is notified at all; below that the cost of a notification does not matter.
@@ -50,12 +51,6 @@ LINGER_SECONDS: Final = 0.02
 PAUSE_SHARE: Final = 0.05
 SHORTEST_PAUSE_SECONDS: Final = 0.001
 LONGEST_PAUSE_SECONDS: Final = 0.05
-
-# A mark that waits longer than this is named in the log.
-HELD_SECONDS: Final = 1.0
-
-# How often that is said again, and how often a mark that moves is written down for the next start.
-REPEAT_SECONDS: Final = 10.0
 
 LONGEST_RECONNECT_SECONDS: Final = 5.0
 
@@ -83,10 +78,13 @@ class Watcher:
         self._is_awaited = is_awaited
         self._is_dozing = False
         self._mark = HighWaterMark()
-        self._keeper = _Keeper()
+        self._keeper = Keeper()
         self._is_lost = False
         # The server on which the mark was proven; None while there is no mark.
         self._proven_on: datetime | None = None
+        # When the last look began, and whether somebody waits for one whatever it finds.
+        self._looked_at = 0.0
+        self._is_asked = False
         self._repeats = logs.RateLimited(log)
         self._stopping = threading.Event()
         # A pipe, because a thread that sleeps in select() on a socket can only be woken through another one.
@@ -104,12 +102,29 @@ class Watcher:
     def settled(self, db: Connection) -> int:
         """Give the mark for this connection: everything up to it can be read there and will not change.
 
+        Only a look that was made while this connection was open already counts for it.  A crash of the server ends
+        all connections, and may take back commits that were seen but not flushed (``synchronous_commit = off``): the
+        mark of before it proves nothing after it.  A failover is another server altogether.
+
         Returns:
-            The mark, or -1 while it is not known, or proven on another server than this connection's.
+            The mark, or -1 while there is none for this connection; a look is on its way then.
+
+        Raises:
+            DatabaseUnavailableError: The connection leads to another server than the watcher's; it is to be replaced.
         """
-        # In this order: the mark is set before the server that it was proven on.
-        proven_on = self._proven_on
-        return self._mark.settled if proven_on is not None and proven_on == db.incarnation else -1
+        # In this order: the mark is set before the server and the time that it was proven on.
+        proven_on, looked_at = self._proven_on, self._looked_at
+        if proven_on is not None and proven_on != db.incarnation:
+            db.is_altered = True
+            raise DatabaseUnavailableError(
+                "this connection leads to another server than the watcher's, or to one that was restarted",
+                hint="it is opened anew; name one primary in database_url, or use target_session_attrs=read-write",
+            )
+        if proven_on is not None and db.opened_at < looked_at:
+            return self._mark.settled
+        self._is_asked = True
+        self._wake()
+        return -1
 
     @property
     def is_alive(self) -> bool:
@@ -123,15 +138,18 @@ class Watcher:
     def nudge(self) -> None:
         """Say that somebody waits for the mark from now on; after that :attr:`is_awaited` must hold."""
         if self._is_dozing:
-            os.write(self._wake_write, b".")
+            self._wake()
 
     def stop(self) -> None:
         """End the thread, disarming on the way out."""
         self._stopping.set()
-        os.write(self._wake_write, b".")
+        self._wake()
         self._thread.join()
         os.close(self._wake_read)
         os.close(self._wake_write)
+
+    def _wake(self) -> None:
+        os.write(self._wake_write, b".")
 
     def _run(self) -> None:
         retrying = Retrying(
@@ -229,9 +247,11 @@ class Watcher:
         return has_slept
 
     def _look(self, db: Connection) -> bool:
+        is_asked, self._is_asked = self._is_asked, False
+        began = time.monotonic()
         has_moved = self._mark.look(db) or not self.is_ready
-        self._proven_on = db.incarnation
-        if has_moved:
+        self._looked_at, self._proven_on = began, db.incarnation
+        if has_moved or is_asked:
             self._on_mark()
         self._keeper.note(db, self._mark)
         return has_moved
@@ -252,30 +272,3 @@ class Watcher:
         self._is_dozing = True
         bell.sleep(pause if self._is_awaited() else LONGEST_PAUSE_SECONDS, self._wake_read)
         self._is_dozing = False
-
-
-class _Keeper:
-    """Keeps the proven mark over restarts, and says who holds the mark once it has been held for a while."""
-
-    def __init__(self) -> None:
-        self._mark = -1
-        self._since = 0.0
-        self._logged_at: float | None = None
-        self._kept = -1
-        self._kept_at = 0.0
-
-    def note(self, db: Connection, mark: HighWaterMark) -> None:
-        now = time.monotonic()
-        if not mark.is_held or mark.settled != self._mark:
-            if self._logged_at is not None:
-                log.info(
-                    logs.HIGHWATER_RELEASED, held_at=self._mark, mark=mark.settled, seconds=round(now - self._since, 1)
-                )
-            self._mark, self._since, self._logged_at = mark.settled, now, None
-        elif now - self._since >= HELD_SECONDS and (self._logged_at is None or now - self._logged_at >= REPEAT_SECONDS):
-            self._logged_at = now
-            holders = [str(holder) for holder in describe_holders(db, mark.blockers)]
-            log.warning(logs.HIGHWATER_HELD, held_at=mark.settled, by=holders, seconds=round(now - self._since, 1))
-        if mark.settled > self._kept and now - self._kept_at >= REPEAT_SECONDS:
-            keep_proven_mark(db, mark.settled)
-            self._kept, self._kept_at = mark.settled, now

@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -29,6 +30,7 @@ from projectiond.errors import ConfigurationError, DatabaseUnavailableError
 from projectiond.failure import describe
 from projectiond.lease import Leases
 from projectiond.limits import resolve_limits
+from projectiond.prints import LinesToLog
 from projectiond.recorder import Recorder
 from projectiond.registry import load_projections
 from projectiond.runner import Runner
@@ -83,6 +85,7 @@ class Worker:
         self._leaving: dict[str, Runner] = {}
         self._leases: Leases | None = None
         self._lease_db: Connection | None = None
+        self._was_connected = False
         self._draining = threading.Event()
         self._repeats = logs.RateLimited(log)
         self._pool = open_pool(
@@ -117,14 +120,16 @@ class Worker:
         """Work until drained."""
         self._recorder.beat(is_ready=False)
         self._watcher.start()
+        began = time.monotonic()
         while not self._draining.is_set():
             if not self._watcher.is_alive:
                 raise RuntimeError("the watcher's thread has ended")
             is_connected = self._tick()
             is_ready = is_connected and self._watcher.is_ready
             self._recorder.beat(is_ready=is_ready)
-            # Between connected and ready lie milliseconds, and somebody waits for it.
-            self._draining.wait(TICK_SECONDS if is_ready or not is_connected else TICK_SECONDS / 50)
+            # Between the first connection and the first look lie milliseconds, and somebody waits for that.
+            is_starting = is_connected and not is_ready and time.monotonic() - began < TICK_SECONDS
+            self._draining.wait(TICK_SECONDS / 50 if is_starting else TICK_SECONDS)
         self._shut_down()
 
     # --- leases
@@ -144,7 +149,12 @@ class Worker:
         db = connect(self._dsn, role="leases", statement_timeout_seconds=self._settings.statement_timeout_seconds)
         self._lease_db = db
         self._leases = Leases(db, self._definitions.keys())
-        log.info(logs.WORKER_STARTED, projections=len(self._definitions), server=db.info.server_version)
+        if self._was_connected:
+            log.info(logs.DATABASE_RESTORED)
+        else:
+            version = f"{db.info.server_version // 10000}.{db.info.server_version % 10000}"
+            log.info(logs.WORKER_STARTED, projections=len(self._definitions), postgresql=version)
+        self._was_connected = True
         return self._leases
 
     def _balance(self, leases: Leases) -> None:
@@ -240,6 +250,7 @@ def main(arguments: Sequence[str]) -> int:
     briefing = Briefing.from_wire(sys.stdin.readline())
     settings = briefing.settings
     logs.configure_logging(settings.log_format, settings.log_level, context={"worker": number, "pid": os.getpid()})
+    sys.stdout = LinesToLog()
     recorder = Recorder(descriptor)
     registry = load_projections(settings.projections, settings.projection)
     for fault in registry.faults if number == 1 else ():

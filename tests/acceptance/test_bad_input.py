@@ -221,7 +221,7 @@ class Typed(Projection):
     append(conn, "Paid", {"cents": 5})
     append(conn, "Paid", {"cents": "a lot"})
     said = complaint(run(database.dsn, "catchup"))
-    for word in ("event 2 ('Paid'", "Typed.paid", "Amount", "cents"):
+    for word in ('event 2 ("Paid"', "Typed.paid", "Amount", "cents"):
         assert word in said
     assert value(conn, "SELECT last_sequence_number FROM projection_checkpoints") == 1
 

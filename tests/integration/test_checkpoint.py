@@ -249,3 +249,12 @@ def test_a_rebuild_that_is_asked_for_again_after_a_pause_begins_afresh(
     for status in ("paused", "rebuilding"):
         conn.execute("UPDATE projection_checkpoints SET status = %s", (status,))
     assert checkpoints.load(db, "orders").is_reset is False
+
+
+def test_a_rebuild_that_was_asked_for_again_is_not_finished_by_the_old_one(db: databases.Connection) -> None:
+    """The marker is gone then: its reset is still to come."""
+    db.execute("UPDATE projection_checkpoints SET status = 'rebuilding'")
+    assert not checkpoints.finish_rebuild(db, checkpoints.load(db, "orders"))
+    db.execute("INSERT INTO projection_rebuilds VALUES ('orders', now(), 9)")
+    assert checkpoints.finish_rebuild(db, checkpoints.load(db, "orders"))
+    assert checkpoints.load(db, "orders").status == "running"

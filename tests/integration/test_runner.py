@@ -115,7 +115,6 @@ def test_a_row_that_is_deleted_while_the_projection_runs_stops_it_with_a_word_an
         assert daemon.applied() == [first, second]
 
 
-@pytest.mark.xfail(reason="the runner forgets that it has seen the row, and makes it again", strict=True)
 def test_a_deleted_row_is_not_made_again_at_0_whatever_arrives(database: Database) -> None:
     """It owns no tables, so nothing else would show that it is not at its beginning."""
 

@@ -48,6 +48,13 @@ FAULTS: list[tuple[LiteralString, str]] = [
         "trigger projectiond_status_changed on projection_c",
     ),
     (
+        """
+        INSERT INTO event_store (aggregate_id, aggregate_type, event_type, event_data, version, sequence_number)
+        VALUES (gen_random_uuid(), 'Order', 'Stray', '{}', 1, 1000)
+        """,
+        "event_store has number 1000, but its sequence has drawn 0 at most",
+    ),
+    (
         "DROP FUNCTION projectiond_require_moved",
         "function projectiond_require_moved is not in the search_path",
     ),

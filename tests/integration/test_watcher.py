@@ -3,9 +3,11 @@
 import contextlib
 import queue
 import random
+import select
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any, Self
 
 import psycopg
@@ -14,6 +16,7 @@ import pytest
 from projectiond import database as databases
 from projectiond import logs, watcher
 from projectiond.doorbell import Arming, Doorbell
+from projectiond.errors import DatabaseUnavailableError
 from projectiond.sql import DOORBELL_KEY
 from projectiond.watcher import Watcher
 from tests.support.daemon import NEVER_SECONDS, Daemon, Log, captured_log, journal
@@ -390,3 +393,58 @@ def test_it_stops_at_once_in_whatever_state_it_is(database: Database) -> None:
         with Sentry(database):
             began = time.monotonic()
         assert time.monotonic() - began < 1
+
+
+# --- for which connections the mark holds
+
+
+def test_a_mark_holds_only_for_a_connection_that_was_open_before_the_look(database: Database) -> None:
+    """A crash between the look and the connection may have taken back what was seen."""
+    number = append(database.connect(), "Counted")
+    with Sentry(database) as sentry:
+        assert sentry.waits_until_at(number, 10)
+        with databases.connect(database.dsn, role="runner", statement_timeout_seconds=5) as late:
+            # No look since; one is on its way now, though nothing has happened in the store.
+            assert sentry.watcher.settled(late) == -1
+            eventually(lambda: sentry.watcher.settled(late) == number)
+
+
+def test_a_connection_to_another_server_is_refused_and_replaced(database: Database) -> None:
+    with Sentry(database) as sentry:
+        assert sentry.waits_until_at(0, 10)
+        with databases.connect(database.dsn, role="runner", statement_timeout_seconds=5) as other:
+            assert other.incarnation is not None
+            other.incarnation -= timedelta(seconds=1)
+            with pytest.raises(DatabaseUnavailableError, match="another server"):
+                sentry.watcher.settled(other)
+            assert other.is_altered
+
+
+def test_a_nudge_ends_a_doze(database: Database) -> None:
+    watcher = Sentry(database).watcher
+    watcher.nudge()
+    assert not is_readable(watcher._wake_read)
+    watcher._is_dozing = True
+    watcher.nudge()
+    assert is_readable(watcher._wake_read)
+
+
+def is_readable(descriptor: int) -> bool:
+    return bool(select.select([descriptor], [], [], 0)[0])
+
+
+def test_a_number_that_the_sequence_has_not_drawn_is_never_passed_and_is_named(database: Database) -> None:
+    """Whoever writes numbers of their own must not make the mark pass those that are yet to be drawn."""
+    conn = database.connect()
+    with Daemon(database, journal(), poll_interval_seconds=0.2) as daemon:
+        last = append(conn, "Counted")
+        conn.execute(
+            "INSERT INTO event_store (aggregate_id, aggregate_type, event_type, event_data, version, sequence_number) "
+            "VALUES (gen_random_uuid(), 'Order', 'Stray', '{}', 1, 1000)"
+        )
+        held = daemon.log.wait_for(logs.HIGHWATER_HELD)
+        assert held["held_at"] == last
+        assert "number 1000" in held["by"][0]
+        later = [append(conn, "Counted") for _ in range(20)]
+        daemon.wait_until_at("journal", later[-1])
+        assert daemon.applied() == [last, *later]

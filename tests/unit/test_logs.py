@@ -102,7 +102,7 @@ class TestJson:
         configure_logging("json", stream=first)
         configure_logging("json", stream=second)
         get_logger().info(logs.DAEMON_STARTED)
-        logging.getLogger("psycopg.pool").warning("no more connections")
+        logging.getLogger("psycopg").warning("no more connections")
         assert first.getvalue() == ""
         assert len(lines_of(second)) == 2
 
@@ -136,13 +136,13 @@ class TestLibraries:
     def test_their_warnings_take_the_same_way(self) -> None:
         stream = io.StringIO()
         configure_logging("json", stream=stream, context={"worker": 1})
-        logging.getLogger("psycopg.pool").warning("error connecting in %r: %s", "pool-1", "refused")
+        logging.getLogger("psycopg").warning("error connecting in %r: %s", "pool-1", "refused")
         (line,) = lines_of(stream)
         line.pop("timestamp")
         assert line == {
             "event": "library.reported",
             "level": "warning",
-            "logger": "psycopg.pool",
+            "logger": "psycopg",
             "message": "error connecting in 'pool-1': refused",
             "worker": 1,
         }
@@ -150,7 +150,7 @@ class TestLibraries:
     def test_their_chatter_is_left_out_even_when_ours_is_wanted(self) -> None:
         stream = io.StringIO()
         configure_logging("json", "debug", stream=stream)
-        logging.getLogger("psycopg.pool").info("starting up")
+        logging.getLogger("psycopg").info("starting up")
         assert stream.getvalue() == ""
 
     def test_their_exceptions_bring_the_traceback_once(self) -> None:

@@ -1,0 +1,70 @@
+"""The supervisor's decisions about a worker, without a process."""
+
+import signal
+
+import pytest
+
+from projectiond.recorder import InHand
+from projectiond.settings import Settings
+from projectiond.supervisor import SILENT_SECONDS, Post, Supervisor
+
+
+class FakeChild:
+    """A worker as the supervisor sees it."""
+
+    def __init__(self, *, silent_seconds: float = 0.0, in_hand: tuple[InHand, ...] = ()) -> None:
+        self.number = 1
+        self.pid = 1
+        self.started_at = 0.0
+        self.silent_seconds = silent_seconds
+        self.is_killed = False
+        self._in_hand = in_hand
+
+    def in_hand(self) -> tuple[InHand, ...]:
+        return self._in_hand
+
+    def kill(self) -> None:
+        self.is_killed = True
+
+    def close(self) -> None:
+        assert self.is_killed
+
+
+def check(child: FakeChild, *, handler_timeout_seconds: float = 5.0) -> Supervisor:
+    supervisor = Supervisor(Settings(handler_timeout_seconds=handler_timeout_seconds))
+    supervisor._check(Post(1, child), child)  # type: ignore[arg-type]
+    return supervisor
+
+
+def test_a_worker_at_work_is_left_alone() -> None:
+    child = FakeChild(silent_seconds=SILENT_SECONDS - 1, in_hand=(InHand("orders", 7, 4.9),))
+    check(child)
+    assert not child.is_killed
+
+
+def test_a_worker_whose_handler_hangs_is_killed_and_the_event_suspected() -> None:
+    child = FakeChild(in_hand=(InHand("orders", 7, 5.1), InHand("sales", 9, 0.1)))
+    supervisor = check(child)
+    assert child.is_killed
+    assert supervisor._suspicion.careful_upto == {"orders": 7}
+
+
+def test_a_worker_that_is_mute_is_killed_and_nobody_suspected() -> None:
+    child = FakeChild(silent_seconds=SILENT_SECONDS + 1)
+    supervisor = check(child)
+    assert child.is_killed
+    assert not supervisor._suspicion.careful_upto
+
+
+def test_a_long_time_limit_for_handlers_is_a_long_patience_with_the_worker() -> None:
+    child = FakeChild(silent_seconds=SILENT_SECONDS + 1)
+    check(child, handler_timeout_seconds=SILENT_SECONDS + 10)
+    assert not child.is_killed
+
+
+def test_signals_are_blocked_only_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    supervisor = Supervisor(Settings(), until=lambda: True)
+    monkeypatch.setattr(Supervisor, "_drain", lambda _self: 0)
+    assert supervisor.run() == 0
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
