@@ -255,12 +255,13 @@ def _sequence_faults(conn: psycopg.Connection[TupleRow], role: str) -> list[str]
 
 def _stray_number(conn: psycopg.Connection[TupleRow], sequence: str) -> list[str]:
     ((largest, last_drawn),) = conn.execute(_STRAY_NUMBER, {"sequence": sequence})
-    if largest is None or largest <= (last_drawn or 0):
+    if largest is None or last_drawn is None or largest <= last_drawn:
         return []
-    return [
-        f"event_store has number {largest}, but its sequence has drawn {last_drawn or 0} at most, so the daemon waits "
+    fault = (
+        f"event_store has number {largest}, but its sequence has drawn {last_drawn} at most, so the daemon waits "
         f"there: let the column's default draw all numbers, and {_INIT}"
-    ]
+    )
+    return [fault]
 
 
 def _trigger_faults(conn: psycopg.Connection[TupleRow], trigger: str, table: str) -> list[str]:
