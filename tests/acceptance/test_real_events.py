@@ -119,7 +119,7 @@ def test_a_real_log_survives_the_daemon_being_killed_at_random_moments(
             daemon.kill()
             daemon.start()
 
-    run_log(own_database, kill, limit=80_000)
+    run_log(own_database, kill, limit=40_000)
     assert min(kills.values()) >= 2, kills
 
 
@@ -136,6 +136,6 @@ def test_a_real_log_survives_the_server_being_stopped_immediately_and_restarted(
         restarts += 1
         own_server.restart("immediate")
 
-    run_log(own_database, crash, limit=80_000)
+    run_log(own_database, crash, limit=40_000)
     assert restarts >= 2
     assert daemon.is_running()
