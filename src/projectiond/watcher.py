@@ -28,6 +28,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from typing import Final, Literal
 
@@ -89,6 +90,7 @@ class Watcher:
         self._stopping = threading.Event()
         # A pipe, because a thread that sleeps in select() on a socket can only be woken through another one.
         self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
 
     def __repr__(self) -> str:
@@ -149,7 +151,9 @@ class Watcher:
         os.close(self._wake_write)
 
     def _wake(self) -> None:
-        os.write(self._wake_write, b".")
+        # While the watcher reconnects nobody reads the pipe; when it is full, enough has been said.
+        with suppress(BlockingIOError):
+            os.write(self._wake_write, b".")
 
     def _run(self) -> None:
         retrying = Retrying(
