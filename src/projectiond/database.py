@@ -14,12 +14,10 @@ Failures are psycopg's own (``OperationalError`` when the server is away), excep
 message a person reads: it raises :class:`DatabaseUnavailableError` in one sentence.
 """
 
-import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from functools import lru_cache
 from typing import Any, Final, LiteralString, Self
 
 import psycopg
@@ -31,6 +29,7 @@ from psycopg_pool import ConnectionPool
 
 from projectiond import sql
 from projectiond.errors import ConfigurationError, DatabaseUnavailableError, TransactionControlError
+from projectiond.guard import beginning_of, is_session_change, is_transaction_control
 
 # PostgreSQL 14: since it (and the minor releases of that year) a prepared transaction keeps its virtual
 # transaction id, which the high-water mark relies on.
@@ -40,37 +39,6 @@ CONNECT_TIMEOUT_SECONDS: Final = 10
 
 # How long a runner waits for a free connection of its worker's pool before it counts as trouble and is logged.
 POOL_TIMEOUT_SECONDS: Final = 30.0
-
-# How much of a statement is looked at, and kept for the next time; handlers may send literals of megabytes.
-LOOKED_AT: Final = 1000
-
-# Possessive: what precedes the verb is never tried in another way, however long it is.
-_TRANSACTION_CONTROL: Final = re.compile(
-    r"""(?: [\s;]++ | --[^\n]*+ (?: \n | \Z ) | /\*.*?\*/ )*+
-    (?: begin | commit | end | abort | start\s+transaction | prepare\s+transaction
-      | rollback (?! \s+ (?: (?:work|transaction) \s+ )? to\b ) )
-    \b""",
-    re.VERBOSE | re.IGNORECASE | re.DOTALL,
-)
-
-
-# What outlives the transaction; SET LOCAL, SET CONSTRAINTS and set_config(..., true) do not.
-_SESSION_CHANGE: Final = re.compile(
-    r"""\s*+ (?: set (?! \s+ (?: local | constraints | transaction ) \b) | reset | discard | listen
-              | create \s+ (?: (?: local | global ) \s+ )? temp (?: orary )? ) \b
-    | .*? \b set_config \s* \( (?! [^()]* , \s* true \s* \) )""",
-    re.VERBOSE | re.IGNORECASE | re.DOTALL,
-)
-
-
-@lru_cache(maxsize=1024)
-def _is_session_change(statement: str) -> bool:
-    return _SESSION_CHANGE.match(statement) is not None
-
-
-@lru_cache(maxsize=1024)
-def _is_transaction_control(statement: str) -> bool:
-    return _TRANSACTION_CONTROL.match(statement) is not None
 
 
 class _Cursor(psycopg.Cursor[TupleRow]):
@@ -172,20 +140,10 @@ class Connection(psycopg.Connection[TupleRow]):
 
     def inspect(self, query: Query) -> None:
         """Refuse a statement that would end or begin a transaction; note one that changes the session."""
-        match query:
-            case str():
-                statement = query
-            case bytes():
-                statement = query.decode(errors="replace")
-            case psycopg.sql.Composable():
-                statement = query.as_string(self)
-            case _:
-                # A template string (Python 3.14): its first literal part holds the verb.
-                statement = "".join(getattr(query, "strings", ())[:1])
-        beginning = statement[:LOOKED_AT]
-        if _is_transaction_control(beginning):
+        beginning = beginning_of(query, self)
+        if is_transaction_control(beginning):
             raise _refusal(" ".join(beginning.split())[:40])
-        self.is_altered = self.is_altered or _is_session_change(beginning)
+        self.is_altered = self.is_altered or is_session_change(beginning)
 
     def commit(self) -> None:
         """Refused in a handler."""
