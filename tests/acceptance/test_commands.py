@@ -580,6 +580,13 @@ def test_catchup_waits_for_a_daemon_that_does_the_work(site: Site, db: psycopg.C
 # --- new
 
 
+def test_what_new_says_to_append_fills_a_row(site: Site, db: psycopg.Connection[tuple[object, ...]]) -> None:
+    said = site.run("new", "invoice_totals").out
+    db.execute(said[said.index("INSERT INTO") :].encode())
+    assert site.run("catchup").code == 0
+    assert value(db, "SELECT label FROM invoice_totals") == "the first"
+
+
 def test_a_new_projection_loads_and_is_not_overwritten(site: Site) -> None:
     written = site.run("new", "invoice_totals")
     assert written.code == 0

@@ -68,6 +68,9 @@ def new(
         "next: change its event type and its table, then look at it with",
         "  projectiond check",
         "  projectiond run",
+        "and append an event, for example, by any SQL client:",
+        "  INSERT INTO event_store (aggregate_id, aggregate_type, event_type, event_data, version)",
+        """  VALUES (gen_random_uuid(), 'thing', 'SomethingHappened', '{"label": "the first"}', 1);""",
     )
 
 
