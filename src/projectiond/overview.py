@@ -18,6 +18,7 @@ import psycopg.sql
 from projectiond import sql
 from projectiond.database import Connection, fetch_row
 from projectiond.highwater import HighWaterMark, Holder, describe_holders
+from projectiond.lease import lease_key, read_leased_keys
 
 # A writer in the middle of its append holds the mark for a moment; only who is there at the second look is named.
 SECOND_LOOK_SECONDS: Final = 0.05
@@ -42,6 +43,8 @@ class ProjectionState:
     rebuild_target: int | None
     """Where a rebuild that is in progress will end; None when there is none."""
     dead_letters: int
+    has_runner: bool
+    """Whether a worker holds its lease, that is, runs it or obeys its pause."""
     is_deployed: bool | None
     """Whether a plugin defines it; None when that is not known."""
 
@@ -80,6 +83,7 @@ def read_overview(db: Connection, deployed: Collection[str] | None) -> Overview:
     dead_letters = {str(name): int(count) for name, count in db.execute(sql.COUNT_DEAD_LETTERS)}
     rows = {str(row[0]): row[1:] for row in db.execute(sql.OVERVIEW)}
     head = read_head(db)
+    leased = read_leased_keys(db)
     names = sorted({*rows, *(deployed or ())})
     projections = [
         _state(
@@ -87,6 +91,7 @@ def read_overview(db: Connection, deployed: Collection[str] | None) -> Overview:
             rows.get(name),
             head=head,
             dead_letters=dead_letters.get(name, 0),
+            has_runner=lease_key(name) in leased,
             is_deployed=None if deployed is None else name in deployed,
         )
         for name in names
@@ -130,7 +135,13 @@ def _remedy(db: Connection, holder: Holder) -> str:
 
 
 def _state(
-    name: str, row: tuple[Any, ...] | None, *, head: int, dead_letters: int, is_deployed: bool | None
+    name: str,
+    row: tuple[Any, ...] | None,
+    *,
+    head: int,
+    dead_letters: int,
+    has_runner: bool,
+    is_deployed: bool | None,
 ) -> ProjectionState:
     position, status, processed, processed_at, age, error, target = row or (None,) * 7
     return ProjectionState(
@@ -144,5 +155,6 @@ def _state(
         error_message=error,
         rebuild_target=target,
         dead_letters=dead_letters,
+        has_runner=has_runner,
         is_deployed=is_deployed,
     )

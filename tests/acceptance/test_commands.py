@@ -328,6 +328,16 @@ def test_status_shows_projections_with_and_without_row_and_a_row_without_project
     assert "\x1b" not in result.out
 
 
+def test_status_names_a_projection_that_nobody_runs(site: Site) -> None:
+    with site.daemon() as daemon:
+        eventually(lambda: has_begun(site), 30)
+        assert "nobody runs" not in site.run("status").out
+        (site.plugins / "late.py").write_text(PLUGIN.replace("Counter", "Latecomer").replace("Tableless", "Another"))
+        out = site.run("status").out
+        assert "nobody runs another, latecomer: no daemon at work has the plugin" in out
+        assert daemon.is_running()
+
+
 def test_status_works_while_the_plugins_are_broken(site: Site, db: psycopg.Connection[tuple[object, ...]]) -> None:
     db.execute("INSERT INTO projection_checkpoints (projection_name) VALUES ('counter')")
     (site.plugins / "counter.py").write_text("raise RuntimeError('no')\n")

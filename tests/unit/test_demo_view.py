@@ -18,7 +18,9 @@ TITLES = ("customer", "status", "items", "total", "position", "lag", "events app
 
 def drawn(width: int, *, number: int, customer: str) -> list[str]:
     """Return the lines of a picture with this number and this customer wherever there is one."""
-    state = ProjectionState("order_summary", "running", number, number, number, None, None, None, None, 0, None)
+    state = ProjectionState(
+        "order_summary", "running", number, number, number, None, None, None, None, 0, has_runner=True, is_deployed=None
+    )
     picture = Picture(
         overview=Overview(number, 1, None, [state]),
         orders=[(customer, "paid", 1, number, "08:00:00")],

@@ -87,6 +87,11 @@ def _remarks(overview: Overview, notes: Sequence[str]) -> list[str]:
         lines.append('there are no projections; "projectiond new NAME" writes a first one')
     if overview.hold is not None:
         lines += _remarks_on_hold(overview.hold)
+    alone = [state.name for state in overview.projections if not state.has_runner and state.is_deployed is not False]
+    if workers and alone:
+        lines.append(
+            f"nobody runs {', '.join(alone)}: no daemon at work has the plugin, or it has only just been started"
+        )
     orphans = [state.name for state in overview.projections if state.is_deployed is False]
     if orphans:
         lines.append(f"no plugin here defines {', '.join(orphans)}")
