@@ -38,6 +38,8 @@ class Isolation:
         self._applier = applier
         self._stopping = stopping
         self._attempts = NO_ATTEMPTS
+        # How many events went to projection_dead_letters.
+        self.skipped = 0
         # Of a thousand bad events in a row each is in projection_dead_letters; the log has the first, and their count.
         self._repeats = logs.RateLimited(log)
 
@@ -115,6 +117,7 @@ class Isolation:
         with checkpoints.transaction(db, checkpoint):
             db.execute(sql.KEEP_DEAD_LETTER, letter)
             passed = checkpoints.advance(db, checkpoint, event.sequence_number, last_event_id=None, applied=0)
+        self.skipped += 1
         self._repeats.log(
             "warning",
             logs.EVENT_DEAD_LETTERED,

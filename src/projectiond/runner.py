@@ -275,6 +275,7 @@ class Runner:
     def _apply(self, db: Connection, checkpoint: Checkpoint, part: Part) -> Checkpoint:
         if checkpoint.position >= self._careful_upto:
             self._careful_upto = 0
+        pipeline_error: Exception | None = None
         if self._is_pipelined and not self._careful_upto:
             try:
                 advanced = self._applier.apply_pipelined(db, checkpoint, part)
@@ -283,17 +284,15 @@ class Runner:
                     raise
                 # Also in the passes to come, until the culprit has been passed.
                 self._careful_upto = part.upto
-                pipeline_error: Exception | None = error
+                pipeline_error = error
             else:
                 self._false_alarms = 0
                 return advanced
-        else:
-            pipeline_error = None
-        committed = checkpoint
+        committed, skipped = checkpoint, self._isolation.skipped
         for committed in self._isolation.apply(db, checkpoint, part):
             # Kept at once: the event after this one may be the one that pauses the projection here.
             self._checkpoint = committed
-        if pipeline_error is not None and not self._stopping.is_set():
+        if pipeline_error is not None and self._isolation.skipped == skipped and not self._stopping.is_set():
             self._note_false_alarm(pipeline_error)
         return committed
 

@@ -370,6 +370,15 @@ def test_a_handler_may_copy_though_a_pipeline_cannot(database: Database) -> None
         assert len(daemon.log.lines(logs.PIPELINE_ABANDONED)) == 1
 
 
+def test_bad_events_one_after_the_other_do_not_take_the_pipeline_from_the_good_ones(database: Database) -> None:
+    conn = database.connect()
+    with Daemon(database, hostile(fail, on_error="skip", max_attempts=1)) as daemon:
+        for _ in range(5):
+            daemon.wait_until_at("hostile", append(conn, "Bad"))
+        assert not daemon.log.lines(logs.PIPELINE_ABANDONED)
+        assert conn.execute("SELECT count(*) FROM projection_dead_letters").fetchall() == [(5,)]
+
+
 def test_a_handler_may_read_what_earlier_handlers_wrote(database: Database) -> None:
     conn = database.connect()
     with conn.transaction():
