@@ -120,17 +120,21 @@ class Worker:
         """Work until drained."""
         self._recorder.beat(is_ready=False)
         self._watcher.start()
-        began = time.monotonic()
         while not self._draining.is_set():
             if not self._watcher.is_alive:
                 raise RuntimeError("the watcher's thread has ended")
             is_connected = self._tick()
-            is_ready = is_connected and self._watcher.is_ready
-            self._recorder.beat(is_ready=is_ready)
-            # Between the first connection and the first look lie milliseconds, and somebody waits for that.
-            is_starting = is_connected and not is_ready and time.monotonic() - began < TICK_SECONDS
-            self._draining.wait(TICK_SECONDS / 50 if is_starting else TICK_SECONDS)
+            if is_connected:
+                self._await_first_look()
+            self._recorder.beat(is_ready=is_connected and self._watcher.is_ready)
+            self._draining.wait(TICK_SECONDS)
         self._shut_down()
+
+    def _await_first_look(self) -> None:
+        """Between the first connection and the first look lie milliseconds, and somebody waits for the word "ready"."""
+        deadline = time.monotonic() + TICK_SECONDS
+        while not self._watcher.is_ready and time.monotonic() < deadline and not self._draining.is_set():
+            self._draining.wait(TICK_SECONDS / 100)
 
     # --- leases
 
