@@ -163,7 +163,7 @@ def reset(db: Connection, checkpoint: Checkpoint, tables: tuple[str, ...], targe
             hint=f"set `tables = (...)` in the projection, or set the status of {name} back to running",
         )
     with db.transaction():
-        db.execute("SELECT set_config('lock_timeout', %s, true)", (RESET_LOCK_TIMEOUT,))
+        db.execute(sql.SET_LOCK_TIMEOUT, {"timeout": RESET_LOCK_TIMEOUT})
         if db.execute(sql.RESET_CHECKPOINT, {"name": name, "from": checkpoint.position}).fetchone() is None:
             return False
         # The row's lock and the marker's absence together: of two runners, one resets.

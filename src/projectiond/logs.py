@@ -52,7 +52,6 @@ HIGHWATER_RELEASED: Final = "highwater.released"
 DOORBELL_LOST: Final = "doorbell.lost"
 DOORBELL_RESTORED: Final = "doorbell.restored"
 PLUGIN_REJECTED: Final = "plugin.rejected"
-SCHEMA_APPLIED: Final = "schema.applied"
 DATABASE_CHECKED: Final = "database.checked"
 DATABASE_UNAVAILABLE: Final = "database.unavailable"
 DATABASE_RESTORED: Final = "database.restored"
@@ -87,10 +86,9 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         CHECKPOINT_CONFLICTED: "the checkpoint was not where this runner left it; the batch was rolled back",
         HIGHWATER_HELD: "open transactions may still fill a gap; the mark waits for the ones named here",
         HIGHWATER_RELEASED: "the mark moved on after it had been held",
-        DOORBELL_LOST: "the LISTEN connection broke; new events are found by polling until it is back",
-        DOORBELL_RESTORED: "the LISTEN connection is back",
+        DOORBELL_LOST: "the watcher's connection broke; projections wait until it is back, tried again and again",
+        DOORBELL_RESTORED: "the watcher's connection is back",
         PLUGIN_REJECTED: "a projection could not be loaded, with file and line",
-        SCHEMA_APPLIED: "schema.sql was applied to the database",
         DATABASE_CHECKED: "the daemon uses this database, and everything that it needs is there",
         DATABASE_UNAVAILABLE: "the database does not answer; the daemon keeps trying",
         DATABASE_RESTORED: "the database answers again, and the worker competes for leases again",

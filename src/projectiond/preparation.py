@@ -16,7 +16,7 @@ import psycopg.sql
 from projectiond import checkpoint as checkpoints
 from projectiond import sql
 from projectiond.checkpoint import Checkpoint
-from projectiond.database import Connection
+from projectiond.database import Connection, fetch_row
 from projectiond.definition import Definition
 from projectiond.errors import ConfigurationError
 from projectiond.failure import describe, is_transient
@@ -65,7 +65,7 @@ def apply_schema(db: Connection, definition: Definition) -> None:
     """
     if not definition.schema.strip():
         return
-    db.execute("SELECT set_config('lock_timeout', %s, true)", (LOCK_TIMEOUT,))
+    db.execute(sql.SET_LOCK_TIMEOUT, {"timeout": LOCK_TIMEOUT})
     db.execute(sql.LOCK_SCHEMA, {"key": sql.SCHEMA_KEY})
     try:
         with db.guarded():
@@ -108,5 +108,4 @@ def _has_rows(db: Connection, table: str) -> bool:
 
 def _exists(db: Connection, table: str) -> bool:
     name = psycopg.sql.Identifier(*table.split(".")).as_string(db)
-    row = db.execute("SELECT to_regclass(%s) IS NOT NULL", (name,)).fetchone()
-    return row is not None and bool(row[0])
+    return bool(fetch_row(db, sql.TABLE_EXISTS, {"table": name})[0])

@@ -40,6 +40,12 @@ SELECT
     pg_is_in_recovery()
 """
 
+# Parameters: timeout (text).  For the rest of the transaction.
+SET_LOCK_TIMEOUT: LiteralString = "SELECT set_config('lock_timeout', %(timeout)s, true)"
+
+# Parameters: table (text, quoted where need be).  Rows: one (whether the search_path finds it).
+TABLE_EXISTS: LiteralString = "SELECT to_regclass(%(table)s) IS NOT NULL"
+
 # Parameters: key.  Held until the end of the transaction: one worker at a time runs DDL.
 LOCK_SCHEMA: LiteralString = "SELECT pg_advisory_xact_lock(%(key)s)"
 
