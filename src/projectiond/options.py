@@ -1,11 +1,11 @@
-"""Reads the options of a projection class (name, tables, schema, numbers), and says what is wrong with them.
+"""Reads the options of a projection class (name, tables, schema, numbers, …), and says what is wrong with them.
 
-Called by the registry. An option is a class attribute, so Python checks nothing: a number may be a string, a
-tuple may be a string without its comma, and a misspelt name is simply never read. All of that is found here,
-each fault in a sentence with the value and what to write instead.
+Called by the registry. An option is a class attribute, so Python checks nothing: a number may be a string, a tuple may
+be a string without its comma. All of that is found here, each fault in a sentence with the value and what to write
+instead. Names that are no options are found by `members`.
 """
 
-import difflib
+import dataclasses
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,26 +14,13 @@ from typing import Any, Literal, TypeAlias
 
 from annotated_types import Le
 
+from projectiond.event_types import find_fault
 from projectiond.fault import shown
-from projectiond.projection import Projection
+from projectiond.projection import BaseProjection, BatchProjection, RowProjection, SqlProjection
 from projectiond.settings import ProjectionSettings
 
 # projection_name is VARCHAR(100).
 MAX_NAME = 100
-
-KNOWN = (
-    "name",
-    "tables",
-    "schema",
-    "schema_file",
-    "batch_size",
-    "checkpoint_every",
-    "max_attempts",
-    "on_error",
-)
-
-# How alike a name must be to a known one to count as misspelt: "table" and "batchsize" are, "title" is not.
-MISSPELT = 0.85
 
 Complain: TypeAlias = Callable[[str], None]
 
@@ -48,11 +35,16 @@ class Options:
     checkpoint_every: int | None
     max_attempts: int | None
     on_error: Literal["pause", "skip"] | None
+    event_types: tuple[str, ...]
+    """Of a kind that has no handlers; of the others, whose handlers say it, empty."""
 
 
-def read_options(cls: type[Projection], complain: Complain) -> Options:
+def read_options(cls: type[BaseProjection], complain: Complain) -> Options:
     """Return the class's options, inherited ones included; complain about the wrong ones."""
-    _look_for_misspelt(cls, complain)
+    if issubclass(cls, RowProjection):
+        _check_row(cls, complain)
+    if issubclass(cls, SqlProjection):
+        _check_sql(cls, complain)
     return Options(
         tables=_tables(cls, complain),
         schema=_schema(cls, complain),
@@ -60,10 +52,11 @@ def read_options(cls: type[Projection], complain: Complain) -> Options:
         checkpoint_every=_positive(cls, "checkpoint_every", complain),
         max_attempts=_positive(cls, "max_attempts", complain),
         on_error=_on_error(cls, complain),
+        event_types=_event_types(cls, complain) if issubclass(cls, (BatchProjection, SqlProjection)) else (),
     )
 
 
-def read_name(cls: type[Projection], complain: Complain) -> str | None:
+def read_name(cls: type[BaseProjection], complain: Complain) -> str | None:
     """Return the projection's name, or None when it can be nobody's name."""
     name: object = cls.name
     if not isinstance(name, str):
@@ -79,32 +72,7 @@ def read_name(cls: type[Projection], complain: Complain) -> str | None:
     return None
 
 
-def _look_for_misspelt(cls: type[Projection], complain: Complain) -> None:
-    for base in cls.__mro__:
-        if base is Projection or not issubclass(base, Projection):
-            continue
-        for attribute, value in vars(base).items():
-            # A leading underscore is the author's way to say that it is no option.
-            if attribute in KNOWN or attribute.startswith("_") or _is_code(value):
-                continue
-            spelling = attribute.lower().replace("_", "")
-            near = [k for k in KNOWN if _likeness(spelling, k.replace("_", "")) >= MISSPELT]
-            if near:
-                complain(
-                    f"{attribute} is no option of a projection; did you mean {near[0]}? "
-                    f"(an attribute of your own: _{attribute})"
-                )
-
-
-def _is_code(value: object) -> bool:
-    return callable(value) or isinstance(value, (property, staticmethod, classmethod))
-
-
-def _likeness(one: str, other: str) -> float:
-    return difflib.SequenceMatcher(None, one, other).ratio()
-
-
-def _tables(cls: type[Projection], complain: Complain) -> tuple[str, ...]:
+def _tables(cls: type[BaseProjection], complain: Complain) -> tuple[str, ...]:
     tables: Any = cls.tables
     if isinstance(tables, str):
         complain(f"tables is the string {tables!r}; write tables = ({tables!r},), with the comma")
@@ -114,12 +82,14 @@ def _tables(cls: type[Projection], complain: Complain) -> tuple[str, ...]:
         complain(f"tables is {tables!r}; each must be the name of a table")
     elif len(set(tables)) < len(tables):
         complain(f"tables is {tables!r}; it names one table twice")
+    elif issubclass(cls, RowProjection) and len(tables) != 1:
+        complain(f"tables is {tables!r}; the rows of a RowProjection are those of exactly one table, name that one")
     else:
         return tuple(tables)
     return ()
 
 
-def _schema(cls: type[Projection], complain: Complain) -> str:
+def _schema(cls: type[BaseProjection], complain: Complain) -> str:
     """Return the DDL text, from the class or from the file that the class names."""
     schema: object = cls.schema
     schema_file: object = cls.schema_file
@@ -144,7 +114,7 @@ def _schema(cls: type[Projection], complain: Complain) -> str:
     return ""
 
 
-def _positive(cls: type[Projection], option: str, complain: Complain) -> int | None:
+def _positive(cls: type[BaseProjection], option: str, complain: Complain) -> int | None:
     value: object = getattr(cls, option)
     if value is None:
         return None
@@ -156,7 +126,7 @@ def _positive(cls: type[Projection], option: str, complain: Complain) -> int | N
     return None
 
 
-def _on_error(cls: type[Projection], complain: Complain) -> Literal["pause", "skip"] | None:
+def _on_error(cls: type[BaseProjection], complain: Complain) -> Literal["pause", "skip"] | None:
     value: object = cls.on_error
     match value:
         case None | "pause" | "skip":
@@ -164,3 +134,51 @@ def _on_error(cls: type[Projection], complain: Complain) -> Literal["pause", "sk
         case _:
             complain(f'on_error is {value!r}; it must be "pause" or "skip"')
             return None
+
+
+def _event_types(cls: type[BatchProjection | SqlProjection], complain: Complain) -> tuple[str, ...]:
+    types: Any = cls.event_types
+    if isinstance(types, str):
+        complain(f"event_types is the string {types!r}; write event_types = ({types!r},), with the comma")
+    elif not isinstance(types, (tuple, list)):
+        complain(f"event_types is {type(types).__name__} {types!r}; it must be a tuple of event types")
+    elif not types:
+        complain('has no event_types; write event_types = ("SomeEvent",) with the types to read, or ("*",) for all')
+    else:
+        faults = [fault for fault in map(find_fault, types) if fault]
+        for fault in faults:
+            complain(f"event_types: {fault}")
+        return () if faults else tuple(types)
+    return ()
+
+
+def _check_row(cls: type[RowProjection], complain: Complain) -> None:
+    row: object = getattr(cls, "row", None)
+    if row is None:
+        complain("has no row; write row = OrderTotal, where OrderTotal is the dataclass of the table's rows")
+    elif not dataclasses.is_dataclass(row):
+        name = row.__name__ if isinstance(row, type) else repr(row)
+        complain(f"row is {name}; it must be a dataclass, a class marked by @dataclass")
+    elif not isinstance(row, type):
+        name = type(row).__name__
+        complain(f"row is an instance of {name}; it must be the class itself, so write row = {name}")
+    elif not dataclasses.fields(row):
+        complain(f"row is {row.__name__}, which has no fields; it needs one for each column, with an annotation")
+
+
+def _check_sql(cls: type[SqlProjection], complain: Complain) -> None:
+    sql: Any = cls.sql
+    if not isinstance(sql, (str, tuple, list)):
+        complain(f"sql is {type(sql).__name__} {sql!r}; it must be a string, or a tuple of strings")
+        return
+    statements = (sql,) if isinstance(sql, str) else tuple(sql)
+    if not statements:
+        complain(
+            'has no sql; write the statement that reads the relation events, as in sql = "INSERT INTO … FROM events"'
+        )
+    for number, statement in enumerate(statements, 1):
+        place = "sql" if isinstance(sql, str) else f"statement {number} of sql"
+        if not isinstance(statement, str):
+            complain(f"{place} is {statement!r}; it must be a string")
+        elif not statement.strip():
+            complain(f"{place} is empty")

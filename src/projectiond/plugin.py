@@ -26,9 +26,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import TypeGuard
 
 from projectiond.fault import Fault, quoted, shown
-from projectiond.projection import Projection
+from projectiond.projection import BaseProjection
 
 ENTRY_POINT_GROUP = "projectiond.projections"
 
@@ -37,7 +38,7 @@ ENTRY_POINT_GROUP = "projectiond.projections"
 class Plugins:
     """Everything that was found: classes to look at, and files that did not get so far."""
 
-    classes: list[type[Projection]] = field(default_factory=list)
+    classes: list[type[BaseProjection]] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     """The files that could not be imported; any projection may be in there."""
@@ -141,11 +142,16 @@ def _submodules(package: ModuleType, root: Path, plugins: Plugins) -> Iterator[M
                 yield from _submodules(module, root, plugins)
 
 
-def _projections(module: ModuleType) -> Iterator[type[Projection]]:
+def _projections(module: ModuleType) -> Iterator[type[BaseProjection]]:
     for value in list(vars(module).values()):
-        is_projection = isinstance(value, type) and issubclass(value, Projection) and value is not Projection
-        if is_projection and not value.__name__.startswith("_"):
+        if _is_projection(value) and not value.__name__.startswith("_"):
             yield value
+
+
+def _is_projection(value: object) -> TypeGuard[type[BaseProjection]]:
+    """Say whether it is somebody's projection: a subclass of one of our classes, and not one of them."""
+    is_ours = getattr(value, "__module__", None) == BaseProjection.__module__
+    return isinstance(value, type) and issubclass(value, BaseProjection) and not is_ours
 
 
 def _attempt(load: Callable[[], ModuleType], root: Path, plugins: Plugins) -> ModuleType | None:
@@ -198,7 +204,12 @@ def _load_entry_point(entry_point: importlib.metadata.EntryPoint, plugins: Plugi
         if not classes:
             plugins.faults.append(Fault(place, None, "the module has no projection of its own"))
         plugins.classes += classes
-    elif isinstance(loaded, type) and issubclass(loaded, Projection) and loaded is not Projection:
-        plugins.classes.append(loaded)
+    elif not _is_projection(loaded):
+        plugins.faults.append(
+            Fault(place, None, "is neither a projection, a subclass of one of the kinds, nor a module")
+        )
+    elif loaded.__name__.startswith("_"):
+        message = f"{loaded.__name__} begins with _ and so is a base for others; name a projection, or a module of them"
+        plugins.faults.append(Fault(place, None, message))
     else:
-        plugins.faults.append(Fault(place, None, "is neither a subclass of Projection nor a module"))
+        plugins.classes.append(loaded)

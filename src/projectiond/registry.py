@@ -5,8 +5,9 @@ and changes nothing. A projection with any fault is not defined; whether to star
 caller. Two projections of one name would share a checkpoint, so neither of them is defined.
 
     plugin.py    files and entry points  ->  classes
+    members.py   a class                 ->  its kind
     options.py   class attributes        ->  options
-    handlers.py  marked methods          ->  handlers
+    handlers.py  methods                 ->  handlers
 """
 
 import difflib
@@ -19,10 +20,12 @@ from typing import TypeVar
 
 from projectiond.definition import Definition, Handler
 from projectiond.fault import Fault, quoted
-from projectiond.handlers import HandlerMethod, read_handlers
+from projectiond.handlers import Complain as ComplainAt
+from projectiond.handlers import HandlerMethod, check_apply, check_key, read_handlers, refuse_handlers
+from projectiond.members import find_kind, look_for_strays
 from projectiond.options import Complain, Options, read_name, read_options
 from projectiond.plugin import Plugins, find_plugins, source_of
-from projectiond.projection import ANY_EVENT, Projection
+from projectiond.projection import ANY_EVENT, BaseProjection, BatchProjection, RowProjection, SqlProjection
 from projectiond.settings import ProjectionSettings
 
 __all__ = ["Fault", "Registry", "load_projections"]
@@ -71,7 +74,9 @@ def load_projections(directories: Sequence[Path], overrides: Mapping[str, Projec
     )
 
 
-def _candidate(cls: type[Projection], overrides: Mapping[str, ProjectionSettings], faults: list[Fault]) -> _Candidate:
+def _candidate(
+    cls: type[BaseProjection], overrides: Mapping[str, ProjectionSettings], faults: list[Fault]
+) -> _Candidate:
     """Look at one class; define it if nothing is wrong with it."""
     file, line = source_of(cls)
     found: list[Fault] = []
@@ -83,8 +88,11 @@ def _candidate(cls: type[Projection], overrides: Mapping[str, ProjectionSettings
         found.append(Fault(file, handler_line or line, message))
 
     name = read_name(cls, complain)
+    kind = find_kind(cls, complain)
+    if kind is not None:
+        look_for_strays(cls, kind, complain)
     options = read_options(cls, complain)
-    methods = read_handlers(cls, complain_at)
+    methods = [] if kind is None else _read_methods(cls, kind, complain_at)
     projection = _instance(cls, complain)
     faults += found
     if found or name is None or projection is None:
@@ -94,7 +102,19 @@ def _candidate(cls: type[Projection], overrides: Mapping[str, ProjectionSettings
     return _Candidate(name, _define(name, projection, options, methods, settings, source), file, line)
 
 
-def _instance(cls: type[Projection], complain: Complain) -> Projection | None:
+def _read_methods(cls: type[BaseProjection], kind: type[BaseProjection], complain: ComplainAt) -> list[HandlerMethod]:
+    """Judge the methods that the daemon will call; return the handlers among them."""
+    if issubclass(kind, (BatchProjection, SqlProjection)):
+        refuse_handlers(cls, kind, complain)
+        if issubclass(kind, BatchProjection):
+            check_apply(cls, complain)
+        return []
+    if issubclass(kind, RowProjection):
+        check_key(cls, complain)
+    return read_handlers(cls, complain)
+
+
+def _instance(cls: type[BaseProjection], complain: Complain) -> BaseProjection | None:
     try:
         return cls()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the author's code may raise anything
@@ -104,19 +124,20 @@ def _instance(cls: type[Projection], complain: Complain) -> Projection | None:
 
 def _define(
     name: str,
-    projection: Projection,
+    projection: BaseProjection,
     options: Options,
     methods: Sequence[HandlerMethod],
     settings: ProjectionSettings,
     source: str,
 ) -> Definition:
     handlers = _by_event_type(projection, methods)
+    event_types = {*options.event_types, *handlers}
     return Definition(
         name=name,
         projection=projection,
         tables=options.tables,
         schema=options.schema,
-        event_types=None if ANY_EVENT in handlers else tuple(sorted(handlers)),
+        event_types=None if ANY_EVENT in event_types else tuple(sorted(event_types)),
         handlers=handlers,
         source=source,
         batch_size=_first(settings.batch_size, options.batch_size),
@@ -126,7 +147,7 @@ def _define(
     )
 
 
-def _by_event_type(projection: Projection, methods: Sequence[HandlerMethod]) -> Mapping[str, tuple[Handler, ...]]:
+def _by_event_type(projection: BaseProjection, methods: Sequence[HandlerMethod]) -> Mapping[str, tuple[Handler, ...]]:
     """Bind the handlers, and file each under every type that it is to be called for."""
     by_type: dict[str, list[Handler]] = {kind: [] for method in methods for kind in method.event_types}
     class_name = type(projection).__name__
