@@ -169,8 +169,8 @@ def _check_own(cls: type, name: str, attribute: object, shape: Shape, complain: 
     if isinstance(model, type) and (issubclass(model, BaseModel) or dataclasses.is_dataclass(model)):
         complain(
             line_of(attribute),
-            f'{cls.__name__}.{name}: "{parameter.name}" is annotated with Event[{model.__name__}], but {name} gets data '
-            f"as the JSON has it; annotate it with plain Event, and make the {model.__name__} of event.data yourself",
+            f'{cls.__name__}.{name}: "{parameter.name}" is annotated Event[{model.__name__}], but {name} gets data as '
+            f"the JSON has it; annotate plain Event, and make the {model.__name__} of event.data yourself",
         )
 
 
