@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from annotated_types import Le
 
@@ -21,6 +21,18 @@ from projectiond.settings import ProjectionSettings
 
 # projection_name is VARCHAR(100).
 MAX_NAME = 100
+
+# What belongs to the store and to the daemon. A projection's tables are emptied when it is rebuilt.
+STORE_TABLES: Final = frozenset(
+    {
+        "event_store",
+        "projection_checkpoints",
+        "projection_dead_letters",
+        "projection_rebuilds",
+        "projectiond_high_water_mark",
+        "snapshots",
+    }
+)
 
 Complain: TypeAlias = Callable[[str], None]
 
@@ -82,6 +94,8 @@ def _tables(cls: type[BaseProjection], complain: Complain) -> tuple[str, ...]:
         complain(f"tables is {tables!r}; each must be the name of a table")
     elif len(set(tables)) < len(tables):
         complain(f"tables is {tables!r}; it names one table twice")
+    elif taken := [table for table in tables if table.removeprefix("public.") in STORE_TABLES]:
+        complain(f"tables names {taken[0]!r}, which is not the projection's own: a rebuild would empty it; take it out")
     elif issubclass(cls, RowProjection) and len(tables) != 1:
         complain(f"tables is {tables!r}; the rows of a RowProjection are those of exactly one table, name that one")
     else:

@@ -612,6 +612,14 @@ def option_fault(plugins: Path, option: str) -> str:
         ("tables = ('orders', 1)", "tables is ('orders', 1); each must be the name of a table"),
         ("tables = ('',)", "tables is ('',); each must be the name of a table"),
         ("tables = ('a', 'a')", "tables is ('a', 'a'); it names one table twice"),
+        (
+            "tables = ('a', 'event_store')",
+            "tables names 'event_store', which is not the projection's own: a rebuild would empty it; take it out",
+        ),
+        (
+            "tables = ('public.snapshots',)",
+            "tables names 'public.snapshots', which is not the projection's own: a rebuild would empty it; take it out",
+        ),
         ("schema = b'x'", "schema is b'x'; it must be a string of SQL"),
         ("schema_file = 1", "schema_file is 1; it must be the name of a file"),
         ("schema = 'x'; schema_file = 'x.sql'", "both schema and schema_file are set; keep one of them"),

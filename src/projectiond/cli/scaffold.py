@@ -1,5 +1,10 @@
-"""The command ``new``: a first projection from a template."""
+"""The command ``new``: a first projection from a template, of each kind one.
 
+All templates keep the same table from the same event, so that they can be compared, and so that the event that the
+command tells people to append fills a row whatever the kind.
+"""
+
+import enum
 import keyword
 import re
 from importlib import resources
@@ -10,8 +15,18 @@ import typer
 from projectiond.cli.output import tell
 from projectiond.cli.target import Options
 from projectiond.errors import ConfigurationError
-from projectiond.options import MAX_NAME
+from projectiond.options import MAX_NAME, STORE_TABLES
 from projectiond.settings import load_settings
+
+
+class Kind(enum.StrEnum):
+    """The kinds, as they are named on the command line; each has a template of that name."""
+
+    EVENT = "event"
+    BATCH = "batch"
+    ROW = "row"
+    SQL = "sql"
+
 
 # A name that is also a file's, a table's and (in camel case) a class's.
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
@@ -32,6 +47,14 @@ trailing true union unique user using variadic verbose when where window with
 """
 _SQL_WORDS: Final = frozenset(_RESERVED.split())
 
+# What to do with the file that has been written.
+_NEXT: Final = {
+    Kind.EVENT: "change its event type, its table and its statement",
+    Kind.BATCH: "change its event types, its table and its method `apply`",
+    Kind.ROW: "change its event type, and its table together with the class of its rows",
+    Kind.SQL: "change its event types, its table and its statement",
+}
+
 
 def add_commands(app: typer.Typer) -> None:
     """Add this module's commands."""
@@ -41,22 +64,33 @@ def add_commands(app: typer.Typer) -> None:
 def new(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Its name, like order_summary.")],
+    *,
+    kind: Annotated[
+        Kind,
+        typer.Option(
+            "--kind",
+            help=(
+                "event: a method for each kind of event, which executes statements. "
+                "batch: one method that gets many events at once. "
+                "row: a method for each kind of event, which changes one row in memory. "
+                "sql: a statement over many events, which never leave the server."
+            ),
+        ),
+    ] = Kind.EVENT,
 ) -> None:
     """Write a projection from a template, ready to be changed into yours.
 
     The file goes into the first directory of the setting `projections`. Nothing that is there is overwritten.
 
-    Example: projectiond new invoice_totals
+    Example: projectiond new invoice_totals --kind row
 
-    Exit codes: 0 written, 1 the name cannot be used or the file is there already.
+    Exit codes: 0 written, 1 the name cannot be used or the file is there already, 2 there is no such kind.
     """
     options: Options = context.obj
-    _check_name(name)
+    _check_name(name, kind)
     directory = load_settings(options.config_file).projections[0]
     path = directory / f"{name}.py"
-    template = (resources.files("projectiond.cli") / "template.txt").read_text(encoding="utf-8")
-    words = "".join(part.capitalize() for part in name.split("_"))
-    text = template.replace("{{name}}", name).replace("{{class}}", words)
+    text = read_template(kind, name)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
@@ -65,7 +99,7 @@ def new(
         raise ConfigurationError(f"{path} is there already", hint="choose another name, or change that file") from error
     tell(
         f"wrote {path}",
-        "next: change its event type and its table, then look at it with",
+        f"next: {_NEXT[kind]}, then look at it with",
         "  projectiond check",
         "  projectiond run",
         "and append an event, for example, by any SQL client:",
@@ -74,7 +108,14 @@ def new(
     )
 
 
-def _check_name(name: str) -> None:
+def read_template(kind: Kind, name: str) -> str:
+    """Give the text of a new projection of this kind and name."""
+    template = (resources.files("projectiond.cli") / "templates" / f"{kind}.txt").read_text(encoding="utf-8")
+    class_name = "".join(part.capitalize() for part in name.split("_"))
+    return template.replace("{{name}}", name).replace("{{class}}", class_name)
+
+
+def _check_name(name: str, kind: Kind) -> None:
     if not _NAME.fullmatch(name):
         raise ConfigurationError(
             f'"{name}" is no name for a projection',
@@ -84,6 +125,11 @@ def _check_name(name: str) -> None:
         language = "SQL" if name in _SQL_WORDS else "Python"
         raise ConfigurationError(
             f'"{name}" is a word of {language} itself, so neither its table nor its file could be used without care',
+            hint=f"say what it holds, like {name}_summary",
+        )
+    if name in STORE_TABLES or (name == "events" and kind is Kind.SQL):
+        raise ConfigurationError(
+            f'"{name}" is the name of something of projectiond, and the projection\'s table would be called so too',
             hint=f"say what it holds, like {name}_summary",
         )
     if len(name) > min(MAX_NAME, _LONGEST_TABLE):
