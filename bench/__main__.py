@@ -1,6 +1,7 @@
-"""``python -m bench [--quick] [--only NAME] [--json FILE]``: measure, print a table, write JSON.
+"""``python -m bench [--quick] [--only NAME] [--json FILE] [--chart FILE]``: measure, and print a table.
 
-Run by ``make bench``.  It starts a PostgreSQL of its own, ends every process that it started, and removes its data.
+Run by ``make bench``.  It starts a PostgreSQL of its own, ends every process that it started, and removes its data; it
+writes no file that it was not asked for.
 """
 
 import argparse
@@ -12,14 +13,17 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from bench import catchup, idle, latency, machine, report, writers
+from bench import catchup_loans, catchup_orders, chart, fan_out, growth, idle, latency, machine, report, writers
 from bench.context import FULL, QUICK, Context
 from bench.report import Figure
 from bench.server import running_server
 
 MEASUREMENTS: Final[dict[str, Callable[[Context], list[Figure]]]] = {
-    "catch-up": catchup.measure,
+    "catch-up": catchup_orders.measure,
+    "loans": catchup_loans.measure,
+    "growth": growth.measure,
     "latency": latency.measure,
+    "fan-out": fan_out.measure,
     "writers": writers.measure,
     "idle": idle.measure,
 }
@@ -40,10 +44,15 @@ def main(arguments: Sequence[str]) -> int:
     for what, value in facts.items():
         console.print(f"{what}: {_in_words(value)}", style="dim", highlight=False, soft_wrap=True)
     report.show(figures, console)
+    document = report.to_json({**facts, "is_quick": options.quick}, figures)
     if options.json:
-        document = report.to_json({**facts, "is_quick": options.quick}, figures)
         options.json.write_text(json.dumps(document, indent=2) + "\n")
-    return 0 if all(figure.is_met for figure in figures) else 1
+    if options.chart:
+        options.chart.write_text(chart.draw(document))
+    missed = [figure for figure in figures if not figure.is_met]
+    for figure in missed:
+        console.print(f"missed: {figure.group}: {figure.name} is {figure.value:.3g} {figure.unit}, goal {figure.bound}")
+    return 1 if missed else 0
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -53,7 +62,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--only", action="append", choices=list(MEASUREMENTS), metavar="NAME", help=f"of {', '.join(MEASUREMENTS)}"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write machine, settings and every sample there")
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--chart", type=Path, metavar="FILE.svg", help="draw how fast each kind catches up; needs catch-up"
+    )
+    options = parser.parse_args(arguments)
+    if options.chart and "catch-up" not in (options.only or MEASUREMENTS):
+        parser.error("--chart draws what catch-up measures; leave --only out, or add --only catch-up")
+    return options
 
 
 def _in_words(value: Any) -> str:  # noqa: ANN401 - a text or a table of texts

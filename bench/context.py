@@ -11,10 +11,20 @@ from bench.server import Server
 class Scale:
     """How much is measured."""
 
-    catch_up_rounds: int
-    events_per_round: int
+    order_rounds: int
+    order_events: int
+    """In each round."""
+    server_rounds: int
+    loan_rounds: int
+    loan_events: int
+    loan_events_after: int | None
+    """Those that the loop is spared; None for all that are left."""
+    growth_events: int
+    growth_events_by_event: int
     appends_when_idle: int
+    appends_of_other_kinds: int
     appends_under_load: int
+    fan_out_appends: int
     writer_rounds: int
     writer_settings: tuple[tuple[int, str, str], ...]
     """Connections, protocol (pgbench's -M), synchronous_commit."""
@@ -22,30 +32,44 @@ class Scale:
 
 
 FULL = Scale(
-    catch_up_rounds=5,
-    events_per_round=20_000,
-    appends_when_idle=250,
+    order_rounds=5,
+    order_events=20_000,
+    server_rounds=3,
+    loan_rounds=3,
+    loan_events=12_000,
+    loan_events_after=None,
+    growth_events=2_000_000,
+    growth_events_by_event=300_000,
+    appends_when_idle=200,
+    appends_of_other_kinds=40,
     appends_under_load=200,
-    writer_rounds=5,
+    fan_out_appends=100,
+    writer_rounds=7,
     writer_settings=(
         (8, "prepared", "off"),
         (32, "prepared", "off"),
-        (8, "simple", "off"),
-        (32, "simple", "off"),
         (8, "prepared", "on"),
         (32, "prepared", "on"),
     ),
-    idle_seconds=25.0,
+    idle_seconds=20.0,
 )
 
 QUICK = Scale(
-    catch_up_rounds=2,
-    events_per_round=2_000,
-    appends_when_idle=40,
-    appends_under_load=40,
-    writer_rounds=2,
+    order_rounds=2,
+    order_events=2_000,
+    server_rounds=1,
+    loan_rounds=1,
+    loan_events=2_000,
+    loan_events_after=10_000,
+    growth_events=100_000,
+    growth_events_by_event=20_000,
+    appends_when_idle=30,
+    appends_of_other_kinds=5,
+    appends_under_load=30,
+    fan_out_appends=15,
+    writer_rounds=1,
     writer_settings=((8, "prepared", "off"),),
-    idle_seconds=5.0,
+    idle_seconds=4.0,
 )
 
 

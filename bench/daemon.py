@@ -1,15 +1,17 @@
 """The daemon that is measured: a real ``projectiond run`` with config/production.toml, in processes of its own.
 
-Called by the measurements.  It projects what stands in ``bench/projections``.
+Called by the measurements, each of which names the plugins of ``bench/projections`` that it measures, or has some of
+its own.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -18,8 +20,10 @@ import psycopg
 
 from projectiond import sql
 
-PROJECTION: Final = "order_totals"
-WAIT_SECONDS: Final = 60.0
+WAIT_SECONDS: Final = 120.0
+
+# Between two looks at a checkpoint.  The mean error of a time is half of it, and the looks cost two per cent of a core.
+LOOK_SECONDS: Final = 0.002
 
 _ROOT: Final = Path(__file__).parents[1]
 _CONFIGURATION: Final = _ROOT / "config" / "production.toml"
@@ -39,7 +43,27 @@ SELECT EXISTS (
 )
 """
 
-_SET_STATUS: Final = "UPDATE projection_checkpoints SET status = %(status)s WHERE projection_name = %(name)s"
+_SET_STATUS: Final = "UPDATE projection_checkpoints SET status = %(status)s WHERE projection_name = ANY(%(names)s)"
+
+_ENROLL: Final = """
+INSERT INTO projection_checkpoints (projection_name, status)
+SELECT name, %(status)s
+FROM unnest(%(names)s::text[]) AS name
+"""
+
+# Rows: one (the position of who is farthest behind, whether all are running).
+_POSITION: Final = """
+SELECT min(last_sequence_number), bool_and(status = 'running')
+FROM projection_checkpoints
+WHERE projection_name = ANY(%(names)s)
+"""
+
+
+_CHECKPOINTS: Final = """
+SELECT projection_name, status, last_sequence_number, error_message
+FROM projection_checkpoints
+ORDER BY projection_name
+"""
 
 
 class Daemon:
@@ -49,19 +73,21 @@ class Daemon:
         self._process = process
         self._db = db
 
-    def set_status(self, status: str) -> None:
-        """Steer the projection."""
-        self._db.execute(_SET_STATUS, {"status": status, "name": PROJECTION})
+    def set_status(self, status: str, *names: str) -> None:
+        """Steer projections."""
+        self._db.execute(_SET_STATUS, {"status": status, "names": list(names)})
 
-    def position(self) -> tuple[int, str]:
-        """Give the checkpoint and its status."""
-        row = self._db.execute(
-            "SELECT last_sequence_number, status FROM projection_checkpoints WHERE projection_name = %s", (PROJECTION,)
-        ).fetchone()
-        return (-1, "") if row is None else (int(row[0]), str(row[1]))
+    def position(self, *names: str) -> tuple[int, bool]:
+        """Give the checkpoint of who is farthest behind, and whether all of them are running."""
+        row = self._db.execute(_POSITION, {"names": list(names)}).fetchone()
+        return (-1, False) if row is None else (int(row[0]), bool(row[1]))
 
-    def wait(self, is_so: Callable[[], bool], what: str) -> None:
-        """Wait until it is so.
+    def wait_for(self, head: int, *names: str) -> None:
+        """Wait until the projections are there."""
+        self.wait(lambda: self.position(*names)[0] >= head, f"{', '.join(names)} reached {head}")
+
+    def wait(self, is_so: Callable[[], bool], what: str, look_seconds: float = LOOK_SECONDS) -> None:
+        """Wait until it is so, looking again after so many seconds.
 
         Raises:
             RuntimeError: The daemon has ended, or it took too long.
@@ -71,8 +97,8 @@ class Daemon:
             if self._process.poll() is not None:
                 raise RuntimeError(f"the daemon ended with code {self._process.returncode} before {what}")
             if time.monotonic() > deadline:
-                raise RuntimeError(f"{what}: not within {WAIT_SECONDS:g} s; the checkpoint is {self.position()}")
-            time.sleep(0.005)
+                raise RuntimeError(f"{what}: not within {WAIT_SECONDS:g} s; {self._checkpoints()}")
+            time.sleep(look_seconds)
 
     def wait_until_asleep(self) -> None:
         """Wait until it has seen everything, and sleeps on the doorbell."""
@@ -92,21 +118,37 @@ class Daemon:
         times = [process.cpu_times() for process in self.processes()]
         return float(sum(time.user + time.system for time in times))
 
+    def _checkpoints(self) -> str:
+        rows = self._db.execute(_CHECKPOINTS).fetchall()
+        return "; ".join(f"{name} is {status} at {position}: {error}" for name, status, position, error in rows)
+
     def _is_asleep(self) -> bool:
         row = self._db.execute(_IS_ASLEEP, {"bell": sql.DOORBELL_KEY}).fetchone()
         return row is not None and bool(row[0])
 
 
 @contextmanager
-def running_daemon(dsn: str, status: str = "running") -> Iterator[Daemon]:
-    """Start the daemon, wait until it is asleep, and end it afterwards; its log is shown when it fails."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PROJECTIOND_")}
-    environment |= {"DATABASE_URL": dsn, "PROJECTIOND_PROJECTIONS": str(_PROJECTIONS), "PYTHONPATH": str(_ROOT)}
-    with psycopg.connect(dsn, autocommit=True) as db, tempfile.TemporaryFile() as log:
-        db.execute("INSERT INTO projection_checkpoints (projection_name, status) VALUES (%s, %s)", (PROJECTION, status))
+def running_daemon(
+    dsn: str, plugins: Sequence[str | Path], names: Sequence[str], status: str = "running"
+) -> Iterator[Daemon]:
+    """Start the daemon, wait until it is asleep, and end it afterwards; its log is shown when it fails.
+
+    Args:
+        dsn: Its database.
+        plugins: The files with its projections, or their names under ``bench/projections``.
+        names: Its projections.
+        status: What they begin with.
+    """
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for plugin in plugins:
+            shutil.copy(_PROJECTIONS / plugin, directory)
+        db = stack.enter_context(psycopg.connect(dsn, autocommit=True))
+        db.execute(_ENROLL, {"names": list(names), "status": status})
+        log = stack.enter_context(tempfile.TemporaryFile())
         process = subprocess.Popen(
             [sys.executable, "-m", "projectiond", "run", "--config", str(_CONFIGURATION)],
-            env=environment,
+            env=_environment(dsn, directory),
             stdout=log,
             stderr=log,
         )
@@ -120,6 +162,17 @@ def running_daemon(dsn: str, status: str = "running") -> Iterator[Daemon]:
             raise
         finally:
             _end(process)
+
+
+def _environment(dsn: str, projections: Path) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PROJECTIOND_")}
+    return {
+        **inherited,
+        "DATABASE_URL": dsn,
+        "PROJECTIOND_PROJECTIONS": str(projections),
+        # The plugins import the statements from here.
+        "PYTHONPATH": str(_ROOT),
+    }
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -1,10 +1,10 @@
 """The hand-written loop: ``stream_all`` of the widely used set-up, by SQLAlchemy's asyncio, and a handler behind it.
 
-Run by ``bench.catchup`` as ``python -m bench.hand_written_loop DSN``: applies what is there and prints its seconds.
-Model and ``stream_all`` are the set-up's, batch 100, with what they need to run at all: imports, the attribute
-``metadata`` by another name (SQLAlchemy reserves it), and the event's sequence number.  Around it stands a decent
-version of the rest: one session, one transaction for every hundred events with their checkpoint in it, statements
-compiled once.  The driver is psycopg, as projectiond's.
+Run by ``bench.race`` as ``python -m bench.hand_written_loop DSN DOMAIN``: applies what is there and prints its
+seconds.  Model and ``stream_all`` are the set-up's, batch 100, with what they need to run at all: imports, the
+attribute ``metadata`` by another name (SQLAlchemy reserves it), and the event's sequence number and time.  Around it
+stands a decent version of the rest: one session, one transaction for every hundred events with their checkpoint in it,
+statements compiled once.  The driver is psycopg, as projectiond's.
 """
 
 # The set-up's models and store are not typed, and stay as they are.
@@ -24,7 +24,7 @@ from sqlalchemy.dialects.postgresql import JSONB, UUID
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import declarative_base
 
-from bench.domain import EVENT_REGISTRY, DomainEvent, statements_of
+from bench.domain import DOMAINS, Domain, DomainEvent
 from bench.orders import CHECKPOINT_EVERY
 
 NAME = "hand_written_loop"
@@ -51,8 +51,11 @@ class EventStoreModel(Base):
 class PostgresEventStore:
     """The set-up's event store, its reading half."""
 
-    def __init__(self, session_factory: async_sessionmaker[AsyncSession]) -> None:
+    def __init__(
+        self, session_factory: async_sessionmaker[AsyncSession], registry: dict[str, type[DomainEvent]]
+    ) -> None:
         self.session_factory = session_factory
+        self.registry = registry
 
     async def stream_all(self, after_sequence: int = 0, batch_size: int = 100) -> AsyncIterator[DomainEvent]:
         """Stream all events for projections."""
@@ -74,12 +77,13 @@ class PostgresEventStore:
                     current = row.sequence_number
 
     def _to_event(self, row: Any) -> DomainEvent:  # noqa: ANN401 - the set-up's models are untyped
-        event_class = EVENT_REGISTRY[row.event_type]
+        event_class = self.registry[row.event_type]
         return event_class(
             event_id=row.event_id,
             aggregate_id=row.aggregate_id,
             version=row.version,
             sequence_number=row.sequence_number,
+            created_at=row.created_at,
             **row.event_data,
         )
 
@@ -102,13 +106,13 @@ _MOVE_CHECKPOINT = text(
 )
 
 
-async def project(session: AsyncSession, store: PostgresEventStore) -> None:
+async def project(session: AsyncSession, store: PostgresEventStore, domain: Domain) -> None:
     """Apply everything above the checkpoint."""
     position = (await session.execute(_READ_CHECKPOINT, {"name": NAME})).scalar_one()
     pending = 0
     event: DomainEvent | None = None
     async for event in store.stream_all(position):
-        for statement, parameters in statements_of(event):
+        for statement, parameters in domain.statements_of(event):
             await session.execute(compiled(statement), parameters)
         pending += 1
         if pending == CHECKPOINT_EVERY:
@@ -124,7 +128,7 @@ async def _commit(session: AsyncSession, event: DomainEvent, applied: int) -> No
     await session.commit()
 
 
-async def main(dsn: str) -> None:
+async def main(dsn: str, domain: Domain) -> None:
     """Connect, then measure."""
     engine = create_async_engine(dsn.replace("postgresql://", "postgresql+psycopg://", 1))
     factory = async_sessionmaker(engine, expire_on_commit=False)
@@ -132,10 +136,10 @@ async def main(dsn: str) -> None:
         await session.execute(text("SELECT 1"))
         await session.rollback()
         began = time.perf_counter()
-        await project(session, PostgresEventStore(factory))
+        await project(session, PostgresEventStore(factory, domain.registry), domain)
         print(time.perf_counter() - began)
     await engine.dispose()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(sys.argv[1], DOMAINS[sys.argv[2]]))

@@ -25,7 +25,10 @@ _COUNT: Final = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE 
 def measure(bench: Context) -> list[Figure]:
     """Leave a daemon alone, and see what it does."""
     dsn = bench.server.create_store(DATABASE)
-    with running_daemon(dsn) as daemon, psycopg.connect(bench.server.dsn(), autocommit=True) as other:
+    with (
+        running_daemon(dsn, ["orders_by_event.py"], ["orders_by_event"]) as daemon,
+        psycopg.connect(bench.server.dsn(), autocommit=True) as other,
+    ):
         other.execute("ALTER SYSTEM SET autovacuum = off")
         other.execute("SELECT pg_reload_conf()")
         time.sleep(_SETTLING_SECONDS)

@@ -1,9 +1,10 @@
 """From an append's commit to its visibility in the read model, when idle and beside eight writers.
 
-Called by ``__main__``.  One event at a time, at random intervals: the clock starts when the appending connection has
-its commit confirmed, and stops when a second connection, which asks for the row in a tight loop, sees it.  So what is
-measured includes the asker's own round trip, its share of the processor, and the durable commit of the read model;
-the append's own commit, shown beside it, is before the clock starts.
+Called by ``__main__``.  A Projection is measured in both, the other kinds when idle.  One event at a time, at random
+intervals: the clock starts when the appending connection has its commit confirmed, and stops when a second connection,
+which asks for the row in a tight loop, sees it.  So what is measured includes the asker's own round trip, its share of
+the processor, and the durable commit of the read model; the append's own commit, shown beside it, is before the clock
+starts.
 """
 
 import random
@@ -11,14 +12,15 @@ import subprocess
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final, LiteralString
 
 import psycopg
+from psycopg import sql
 
 from bench import pgbench
 from bench.context import Context
-from bench.daemon import WAIT_SECONDS, running_daemon
+from bench.daemon import WAIT_SECONDS, Daemon, running_daemon
 from bench.report import Bound, Figure, at_most, median_figure, percentile_figures, ratios
 
 DATABASE: Final = "latency"
@@ -32,27 +34,45 @@ INSERT INTO event_store (aggregate_id, aggregate_type, event_type, event_data, v
 VALUES (%s, 'order', 'OrderPlaced', '{"customer_id": "c-1", "currency": "EUR"}', 1)
 """
 
-_SEE: LiteralString = "SELECT 1 FROM order_totals WHERE order_id = %s"
+_SEE: LiteralString = "SELECT 1 FROM {} WHERE order_id = %s"
+
+_KINDS: Final = {"event": "Projection", "batch": "BatchProjection", "row": "RowProjection", "sql": "SqlProjection"}
+
+_WHEN_IDLE: Final = {50: at_most(1.5), 99: at_most(10)}
+_UNDER_LOAD: Final = {99: at_most(50)}
 
 
 def measure(bench: Context) -> list[Figure]:
-    """Measure latency when idle, then under load."""
+    """Measure latency when idle, under load, and when idle for the other kinds."""
     dsn = bench.server.create_store(DATABASE)
-    with running_daemon(dsn), psycopg.connect(dsn, autocommit=True) as writer:
-        sample(dsn, writer, 10, 0.05)
-        figures = _figures("idle", *sample(dsn, writer, bench.scale.appends_when_idle, 0.3))
-        bench.say(f"latency when idle: {figures[0].value:.2f} ms")
+    figures: list[Figure] = []
+    with _projecting(dsn, "event"), psycopg.connect(dsn, autocommit=True) as writer:
+        _sample(dsn, writer, "event", 10, 0.05)
+        waits = _sample(dsn, writer, "event", bench.scale.appends_when_idle, 0.3)
+        figures += _figures(bench, "latency, idle", *waits, _WHEN_IDLE)
         for rate in LOADS:
             with _writers(bench, dsn, rate):
-                waits = sample(dsn, writer, bench.scale.appends_under_load, 0.1)
-            figures += _figures(f"{WRITERS} writers, {rate} appends/s", *waits)
-            bench.say(f"latency beside {rate} appends/s: {figures[-5].value:.2f} ms")
+                waits = _sample(dsn, writer, "event", bench.scale.appends_under_load, 0.1)
+            figures += _figures(bench, f"latency, {WRITERS} writers, {rate} appends/s", *waits, _UNDER_LOAD)
+    for way in list(_KINDS)[1:]:
+        dsn = bench.server.create_store(f"{DATABASE}_{way}")
+        with _projecting(dsn, way), psycopg.connect(dsn, autocommit=True) as writer:
+            _sample(dsn, writer, way, 10, 0.05)
+            waits = _sample(dsn, writer, way, bench.scale.appends_of_other_kinds, 0.3)
+        figures += _figures(bench, f"latency, idle, {_KINDS[way]}", *waits, {})
     return figures
 
 
-def sample(dsn: str, writer: psycopg.Connection, count: int, longest_pause: float) -> tuple[list[float], list[float]]:
+def _projecting(dsn: str, way: str) -> AbstractContextManager[Daemon]:
+    return running_daemon(dsn, [f"orders_by_{way}.py"], [f"orders_by_{way}"])
+
+
+def _sample(
+    dsn: str, writer: psycopg.Connection, way: str, count: int, longest_pause: float
+) -> tuple[list[float], list[float]]:
     """Append and wait; give the milliseconds of the appends, and those from commit to visibility."""
     appends, waits = [], []
+    see = sql.SQL(_SEE).format(sql.Identifier(f"by_{way}_order_totals"))
     with psycopg.connect(dsn, autocommit=True) as reader:
         for _ in range(count):
             time.sleep(random.uniform(longest_pause / 3, longest_pause))
@@ -60,7 +80,7 @@ def sample(dsn: str, writer: psycopg.Connection, count: int, longest_pause: floa
             began = time.perf_counter()
             writer.execute(_APPEND, (order,))
             committed = time.perf_counter()
-            while reader.execute(_SEE, (order,)).fetchone() is None:
+            while reader.execute(see, (order,)).fetchone() is None:
                 if time.perf_counter() - committed > WAIT_SECONDS:
                     raise RuntimeError(f"order {order} did not become visible within {WAIT_SECONDS:g} s")
             waits.append((time.perf_counter() - committed) * 1000)
@@ -68,11 +88,13 @@ def sample(dsn: str, writer: psycopg.Connection, count: int, longest_pause: floa
     return appends, waits
 
 
-def _figures(name: str, appends: list[float], waits: list[float]) -> list[Figure]:
-    group = f"latency, {name}"
-    bounds: dict[int, Bound] = {50: at_most(2), 99: at_most(20)} if name == "idle" else {}
+def _figures(
+    bench: Context, group: str, appends: list[float], waits: list[float], bounds: dict[int, Bound]
+) -> list[Figure]:
+    figures = percentile_figures(group, "commit to visible", "ms", waits, bounds)
+    bench.say(f"{group}: {figures[0].value:.2f} ms, p99 {figures[-1].value:.2f} ms")
     return [
-        *percentile_figures(group, "commit to visible", "ms", waits, bounds),
+        *figures,
         median_figure(group, "the append itself", "ms", appends),
         median_figure(group, "commit to visible ÷ the append itself", "fold", ratios(waits, appends)),
     ]

@@ -1,8 +1,9 @@
-"""The load: events of synthetic orders, and the statements of a small order summary.
+"""The load: events of synthetic orders, and the statements of a small order summary, event by event.
 
-Imported by the projection under ``projections/`` and by the loops that it is compared with, so all of them execute the
-same SQL.  An order has eight events: placed, five items added, paid, shipped; fifty orders are open at any time.
-Paying executes two statements, everything else one.
+Imported by the projections under ``projections/`` and by the loops that they are compared with, so that all of them
+execute the same SQL; ``order_sets`` has the same read model for many events at once.  An order has eight events:
+placed, five items added, paid, shipped; fifty orders are open at any time.  Paying executes two statements,
+everything else one.
 """
 
 from typing import Final, LiteralString
@@ -10,8 +11,10 @@ from typing import Final, LiteralString
 import psycopg
 from pydantic import BaseModel
 
+TABLES: Final = ("order_totals", "customer_totals")
+
 CHECKPOINT_EVERY: Final = 100
-"""Events per transaction, of everybody: the production column of the widely used set-up."""
+"""Events per transaction of the loops: the production column of the widely used set-up."""
 
 
 class OrderPlaced(BaseModel):
@@ -113,27 +116,7 @@ CROSS JOIN LATERAL (SELECT n / 400 * 50 + n %% 50 AS number, (n %% 400 / 50)::in
 ORDER BY n
 """
 
-# One row each from every schema, when two read models are not the same.
-_DIFFERENCES: LiteralString = """
-SELECT count(*)
-FROM (
-    (SELECT * FROM {0}.{2} EXCEPT SELECT * FROM {1}.{2})
-    UNION ALL
-    (SELECT * FROM {1}.{2} EXCEPT SELECT * FROM {0}.{2})
-) AS difference
-"""
-
 
 def append_orders(db: psycopg.Connection, first: int, count: int) -> None:
     """Append the events number ``first`` and following in one transaction."""
     db.execute(_APPEND, {"first": first, "last": first + count - 1})
-
-
-def count_differences(db: psycopg.Connection, schema: str, other: str) -> int:
-    """Count the rows that only one of two read models has, each in its schema."""
-    differences = 0
-    for table in ("order_totals", "customer_totals"):
-        names = [psycopg.sql.Identifier(name) for name in (schema, other, table)]
-        row = db.execute(psycopg.sql.SQL(_DIFFERENCES).format(*names)).fetchone()
-        differences += int(row[0]) if row else 0
-    return differences

@@ -1,7 +1,7 @@
 """The same loop by plain psycopg, without SQLAlchemy and asyncio: what a careful team writes.
 
-Run by ``bench.catchup`` as ``python -m bench.psycopg_loop DSN``: applies what is there and prints its seconds.  One
-connection, a hundred events read at a time, one transaction for every hundred events with their checkpoint in it.
+Run by ``bench.race`` as ``python -m bench.psycopg_loop DSN DOMAIN``: applies what is there and prints its seconds.
+One connection, a hundred events read at a time, one transaction for every hundred events with their checkpoint in it.
 psycopg prepares statements that come again.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, Final, LiteralString
 import psycopg
 from psycopg.rows import dict_row
 
-from bench.domain import EVENT_REGISTRY, statements_of
+from bench.domain import DOMAINS, Domain
 from bench.orders import CHECKPOINT_EVERY
 
 NAME: Final = "psycopg_loop"
@@ -24,7 +24,7 @@ WHERE projection_name = %(name)s
 """
 
 _READ_EVENTS: LiteralString = """
-SELECT event_id, aggregate_id, event_type, event_data, version, sequence_number
+SELECT event_id, aggregate_id, event_type, event_data, version, sequence_number, created_at
 FROM event_store
 WHERE sequence_number > %(after)s
 ORDER BY sequence_number
@@ -39,20 +39,21 @@ WHERE projection_name = %(name)s
 """
 
 
-def project(db: psycopg.Connection[dict[str, Any]]) -> None:
+def project(db: psycopg.Connection[dict[str, Any]], domain: Domain) -> None:
     """Apply everything above the checkpoint."""
     found = db.execute(_READ_CHECKPOINT, {"name": NAME}).fetchone()
     position = found["last_sequence_number"] if found else 0
     while rows := db.execute(_READ_EVENTS, {"after": position, "batch_size": CHECKPOINT_EVERY}).fetchall():
         for row in rows:
-            event = EVENT_REGISTRY[row["event_type"]](
+            event = domain.registry[row["event_type"]](
                 event_id=row["event_id"],
                 aggregate_id=row["aggregate_id"],
                 version=row["version"],
                 sequence_number=row["sequence_number"],
+                created_at=row["created_at"],
                 **row["event_data"],
             )
-            for statement, parameters in statements_of(event):
+            for statement, parameters in domain.statements_of(event):
                 db.execute(statement, parameters)
         position = rows[-1]["sequence_number"]
         moved = {"name": NAME, "to": position, "event_id": rows[-1]["event_id"], "applied": len(rows)}
@@ -60,15 +61,15 @@ def project(db: psycopg.Connection[dict[str, Any]]) -> None:
         db.commit()
 
 
-def main(dsn: str) -> None:
+def main(dsn: str, domain: Domain) -> None:
     """Connect, then measure."""
     with psycopg.connect(dsn, row_factory=dict_row) as db:
         db.execute("SELECT 1")
         db.rollback()
         began = time.perf_counter()
-        project(db)
+        project(db, domain)
         print(time.perf_counter() - began)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], DOMAINS[sys.argv[2]])

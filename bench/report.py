@@ -107,7 +107,7 @@ def show(figures: Sequence[Figure], console: Console) -> None:
     """Print the table."""
     table = Table(box=None, pad_edge=False)
     table.add_column("")
-    for heading in ("median", "lowest", "highest", "expected"):
+    for heading in ("median", "lowest", "highest", "goal"):
         table.add_column(heading, justify="right", no_wrap=True)
     group = ""
     for figure in figures:
