@@ -97,9 +97,9 @@ def event_types_of(attribute: object) -> tuple[str, ...]:
 
 
 def _attributes(cls: type[BaseProjection]) -> Iterator[tuple[str, object]]:
-    """Yield what the author's classes define; what begins with an underscore is no option, and says so."""
+    """Yield what the classes define; what begins with an underscore is no option, and says so."""
     for base in cls.__mro__:
-        if issubclass(base, BaseProjection) and base.__module__ != BaseProjection.__module__:
+        if issubclass(base, BaseProjection):
             for attribute, value in vars(base).items():
                 if not attribute.startswith("_"):
                     yield attribute, value

@@ -159,10 +159,9 @@ def _event_types(cls: type[BatchProjection | SqlProjection], complain: Complain)
     elif not types:
         complain('has no event_types; write event_types = ("SomeEvent",) with the types to read, or ("*",) for all')
     else:
-        faults = [fault for fault in map(find_fault, types) if fault]
-        for fault in faults:
+        for fault in filter(None, map(find_fault, types)):
             complain(f"event_types: {fault}")
-        return () if faults else tuple(types)
+        return tuple(types)
     return ()
 
 
