@@ -53,6 +53,7 @@ class Domain:
 
     registry: dict[str, type[DomainEvent]]
     statements_of: Callable[[Any], list[tuple[str, dict[str, Any]]]]
+    needs_time: bool
 
 
 def _statements_of_order(event: DomainEvent) -> list[tuple[str, dict[str, Any]]]:
@@ -92,7 +93,9 @@ def _loan_event(event_type: str) -> type[DomainEvent]:
 
 DOMAINS: Final = {
     "orders": Domain(
-        {kind.__name__: kind for kind in (OrderPlaced, ItemAdded, OrderPaid, OrderShipped)}, _statements_of_order
+        {kind.__name__: kind for kind in (OrderPlaced, ItemAdded, OrderPaid, OrderShipped)},
+        _statements_of_order,
+        needs_time=False,
     ),
-    "loans": Domain({name: _loan_event(name) for name in loans.EVENT_TYPES}, _statements_of_loan),
+    "loans": Domain({name: _loan_event(name) for name in loans.EVENT_TYPES}, _statements_of_loan, needs_time=True),
 }
