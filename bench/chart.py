@@ -23,7 +23,7 @@ _TOP: Final = 78
 _STEP: Final = 38
 _BAR: Final = 22
 
-_TIMES: Final = "\N{MULTIPLICATION SIGN}"
+TIMES: Final = "\N{MULTIPLICATION SIGN}"
 
 _LABELS: Final = {HAND_WRITTEN: "hand-written loop", PSYCOPG: "loop of plain psycopg"}
 
@@ -63,7 +63,9 @@ def draw(document: dict[str, Any]) -> str:
         ValueError: The run did not measure catching up.
     """
     bars = read_bars(document)
-    words = "; ".join(f"{bar.label}: {_fold(bar.fold)}, {_thousands(bar.events_per_second)} a second" for bar in bars)
+    words = "; ".join(
+        f"{bar.label}: {_number(bar.fold)} times, {_thousands(bar.events_per_second)} a second" for bar in bars
+    )
     height = _TOP + _STEP * len(bars) + 48
     view = f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}"'
     lines = [
@@ -109,14 +111,14 @@ def _draw_bars(bars: Sequence[Bar]) -> list[str]:
         lines += [
             f'  <text x="{_LEFT - 12}" y="{baseline}" text-anchor="end">{escape(bar.label)}</text>',
             f'  <rect class="{"loop" if bar.is_loop else "kind"}" {shape}/>',
-            f'  <text class="value" x="{_LEFT + width + 10}" y="{baseline}">{_fold(bar.fold)}{speed}</text>',
+            f'  <text class="value" x="{_LEFT + width + 10}" y="{baseline}">{_number(bar.fold)}{TIMES}{speed}</text>',
         ]
     bottom = _TOP + _STEP * len(bars) - (_STEP - _BAR) + 6
     return [*lines, f'  <line class="axis" x1="{_LEFT}" y1="{_TOP - 6}" x2="{_LEFT}" y2="{bottom}"/>']
 
 
-def _fold(value: float) -> str:
-    return f"{value:.0f}{_TIMES}" if value >= 10 else f"{value:.1f}{_TIMES}"
+def _number(fold: float) -> str:
+    return f"{fold:.0f}" if fold >= 10 else f"{fold:.1f}"
 
 
 def _thousands(value: float) -> str:

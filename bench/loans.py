@@ -22,7 +22,7 @@ from pydantic import BaseModel
 
 VARIABLES: Final = ("PROJECTIOND_BENCH_EVENTS", "PROJECTIOND_TEST_EVENTS")
 
-_BESIDE: Final = Path(__file__).parents[2] / "shared" / "data" / "loan-applications.jsonl.gz"
+BESIDE: Final = Path(__file__).parents[2] / "shared" / "data" / "loan-applications.jsonl.gz"
 
 TABLES: Final = ("loan_applications", "loan_activity")
 
@@ -144,7 +144,7 @@ def find_file() -> Path | None:
             if not Path(name).is_file():
                 raise RuntimeError(f"{variable} is {name}, which is not there; unset it, or name a file")
             return Path(name)
-    return _BESIDE if _BESIDE.is_file() else None
+    return BESIDE if BESIDE.is_file() else None
 
 
 def read_events(file: Path) -> Iterator[dict[str, Any]]:

@@ -52,11 +52,10 @@ class ServerAlone:
             schema = sql.Identifier(schema_of(way))
             db.execute(sql.SQL("CREATE SCHEMA {0}; SET search_path = {0}, public").format(schema))
             db.execute(orders.READ_MODEL)
-            if way == "event":
-                db.execute(_by_event())
-            elif way in {"batch", "row"}:
+            if way in {"batch", "row"}:
                 db.execute(_stage(way))
-                db.execute(_by_batch(way))
+            if way in procedures():
+                db.execute(procedures()[way])
         db.execute("RESET search_path")
 
     def run(self, way: str, head: int) -> float:
@@ -80,6 +79,11 @@ class ServerAlone:
 def schema_of(way: str) -> str:
     """Give the schema of its tables."""
     return f"alone_{way}"
+
+
+def procedures() -> dict[str, LiteralString]:
+    """Give the text of the procedures."""
+    return {"event": _by_event(), "batch": _by_batch("batch"), "row": _by_batch("row")}
 
 
 def _by_event() -> LiteralString:
