@@ -29,6 +29,8 @@ _LABELS: Final = {HAND_WRITTEN: "hand-written loop", PSYCOPG: "loop of plain psy
 
 _UNIT: Final = "Events a second; the same read model from the same events, each by one process. Longer is faster."
 
+_HOW: Final = "Medians of interleaved rounds of one run of make bench, the database on the same machine."
+
 _STYLE: Final = """
     text { font: 14px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; fill: #1f2328; }
     .title { font-size: 17px; font-weight: 600; }
@@ -66,7 +68,7 @@ def draw(document: dict[str, Any]) -> str:
     words = "; ".join(
         f"{bar.label}: {_number(bar.fold)} times, {_thousands(bar.events_per_second)} a second" for bar in bars
     )
-    height = _TOP + _STEP * len(bars) + 48
+    height = _TOP + _STEP * len(bars) + 60
     view = f'xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}"'
     lines = [
         f'<svg {view} role="img" aria-labelledby="title desc">',
@@ -76,7 +78,8 @@ def draw(document: dict[str, Any]) -> str:
         '  <text class="title" x="16" y="30">Catching up, compared with a hand-written loop</text>',
         f'  <text class="small" x="16" y="52">{_UNIT}</text>',
         *_draw_bars(bars),
-        f'  <text class="small" x="16" y="{height - 16}">{escape(_provenance(document))}</text>',
+        f'  <text class="small" x="16" y="{height - 34}">{_HOW}</text>',
+        f'  <text class="small" x="16" y="{height - 16}">{escape(_machine(document))}</text>',
         "</svg>",
     ]
     return "\n".join(lines) + "\n"
@@ -127,11 +130,11 @@ def _thousands(value: float) -> str:
     return f"{round(value, -digits):,.0f}"
 
 
-def _provenance(document: dict[str, Any]) -> str:
+def _machine(document: dict[str, Any]) -> str:
     machine, versions, server = (document[name] for name in ("machine", "versions", "server"))
     return (
-        f"make bench, {document['measured']}: {machine['cores']} cores, {machine['processor']}, "
-        f"PostgreSQL {server['server_version']}, Python {versions['Python']}; medians of interleaved rounds"
+        f"{document['measured']}: {machine['cores']} cores, {machine['processor']}, "
+        f"PostgreSQL {server['server_version']}, Python {versions['Python']}"
     )
 
 
