@@ -1,5 +1,6 @@
 """What `projectiond new` writes: a plugin of each kind that loads without a fault, and how it refuses."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,8 @@ CLASSES: dict[Kind, type[BaseProjection]] = {
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the commands of a test work, without settings of anybody else's."""
     monkeypatch.chdir(tmp_path)
-    for variable in ("PROJECTIOND_CONFIG", "PROJECTIOND_PROJECTIONS"):
-        monkeypatch.delenv(variable, raising=False)
+    for variable in [name for name in os.environ if name.startswith("PROJECTIOND_") or name == "DATABASE_URL"]:
+        monkeypatch.delenv(variable)
     return tmp_path
 
 
