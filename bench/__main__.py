@@ -44,6 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     for what, value in facts.items():
         console.print(f"{what}: {_in_words(value)}", style="dim", highlight=False, soft_wrap=True)
     report.show(figures, console)
+    console.print(f"measured in {bench.seconds():.0f} s", style="dim", highlight=False)
     document = report.to_json({**facts, "is_quick": options.quick}, figures)
     if options.json:
         options.json.write_text(json.dumps(document, indent=2) + "\n")

@@ -83,4 +83,8 @@ class Context:
 
     def say(self, text: str) -> None:
         """Tell the person who waits what is going on."""
-        sys.stderr.write(f"{time.monotonic() - self._began:4.0f} s  {text}\n")
+        sys.stderr.write(f"{self.seconds():4.0f} s  {text}\n")
+
+    def seconds(self) -> float:
+        """Give the time since the beginning."""
+        return time.monotonic() - self._began

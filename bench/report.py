@@ -115,9 +115,9 @@ def show(figures: Sequence[Figure], console: Console) -> None:
             table.add_row(figure.group, style="bold")
         table.add_row(
             f"  {figure.name}",
-            f"{_number(figure.value)} {figure.unit}",
-            _number(min(figure.samples)) if figure.samples else "",
-            _number(max(figure.samples)) if figure.samples else "",
+            f"{shown(figure.value)} {figure.unit}",
+            shown(min(figure.samples)) if len(figure.samples) > 1 else "",
+            shown(max(figure.samples)) if len(figure.samples) > 1 else "",
             "" if figure.bound is None else f"{figure.bound} {'✓' if figure.is_met else '✗'}",
             style=None if figure.is_met else "yellow",
         )
@@ -125,5 +125,6 @@ def show(figures: Sequence[Figure], console: Console) -> None:
     console.print(table)
 
 
-def _number(value: float) -> str:
+def shown(value: float) -> str:
+    """Give as many digits as mean something."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

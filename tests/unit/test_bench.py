@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bench import chart, loans, server_alone
+from bench import chart, loans, markdown, server_alone
 from bench.catchup_orders import ENTRANTS, GROUP
 from bench.domain import DOMAINS
 from bench.growth import Progress
@@ -191,3 +191,22 @@ def test_the_chart_says_in_words_what_it_shows_and_where_it_was_measured() -> No
 def test_without_figures_there_is_no_chart() -> None:
     with pytest.raises(ValueError, match="did not measure catch-up"):
         chart.draw({**document(), "figures": []})
+
+
+def test_the_page_gets_a_table_for_each_group_with_goals_and_extremes() -> None:
+    figures = [
+        median_figure("idle", "processor", "%", [1.0, 3.0, 2.0], at_most(1)),
+        Figure("idle", "memory", 55.7, "MB"),
+        Figure("writers", "no trigger", 54_321.0, "appends/s"),
+    ]
+    assert markdown.tables(to_json({}, figures)) == (
+        "**idle**\n\n"
+        "| | median | lowest | highest | goal |\n"
+        "| --- | ---: | ---: | ---: | ---: |\n"
+        "| processor | 2 % | 1 | 3 | ≤ 1 ✗ |\n"
+        "| memory | 55.7 MB | | | |\n\n"
+        "**writers**\n\n"
+        "| | median | lowest | highest | goal |\n"
+        "| --- | ---: | ---: | ---: | ---: |\n"
+        "| no trigger | 54,321 appends/s | | | |\n"
+    )
