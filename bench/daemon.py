@@ -51,9 +51,11 @@ SELECT name, %(status)s
 FROM unnest(%(names)s::text[]) AS name
 """
 
-# Rows: one (the position of who is farthest behind, whether all are running).
+# Rows: one (the position of who is farthest behind, why somebody has stopped).
 _POSITION: Final = """
-SELECT min(last_sequence_number), bool_and(status = 'running')
+SELECT
+    min(last_sequence_number),
+    max(error_message) FILTER (WHERE status = 'paused')
 FROM projection_checkpoints
 WHERE projection_name = ANY(%(names)s)
 """
@@ -77,14 +79,20 @@ class Daemon:
         """Steer projections."""
         self._db.execute(_SET_STATUS, {"status": status, "names": list(names)})
 
-    def position(self, *names: str) -> tuple[int, bool]:
-        """Give the checkpoint of who is farthest behind, and whether all of them are running."""
-        row = self._db.execute(_POSITION, {"names": list(names)}).fetchone()
-        return (-1, False) if row is None else (int(row[0]), bool(row[1]))
+    def position(self, *names: str) -> int:
+        """Give the checkpoint of who is farthest behind.
+
+        Raises:
+            RuntimeError: One of them was paused by an error.
+        """
+        position, error = self._db.execute(_POSITION, {"names": list(names)}).fetchone() or (None, None)
+        if position is None or error is not None:
+            raise RuntimeError(f"{', '.join(names)} at {position}: {error or 'not known to the daemon'}")
+        return int(position)
 
     def wait_for(self, head: int, *names: str) -> None:
         """Wait until the projections are there."""
-        self.wait(lambda: self.position(*names)[0] >= head, f"{', '.join(names)} reached {head}")
+        self.wait(lambda: self.position(*names) >= head, f"{', '.join(names)} reached {head}")
 
     def wait(self, is_so: Callable[[], bool], what: str, look_seconds: float = LOOK_SECONDS) -> None:
         """Wait until it is so, looking again after so many seconds.

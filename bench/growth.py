@@ -100,7 +100,7 @@ def _watch(daemon: Daemon, name: str, head: int) -> tuple[Progress, list[float]]
     daemon.set_status("running", name)
 
     def has_arrived() -> bool:
-        position = daemon.position(name)[0]
+        position = daemon.position(name)
         progress.note(time.perf_counter() - began, position)
         megabytes.append(daemon.worker_megabytes())
         return position >= head

@@ -71,7 +71,7 @@ CREATE TABLE IF NOT EXISTS loan_applications (
     offers INTEGER NOT NULL,
     work_steps INTEGER NOT NULL,
     events INTEGER NOT NULL,
-    last_activity TIMESTAMPTZ NOT NULL
+    last_activity TIMESTAMPTZ
 );
 CREATE TABLE IF NOT EXISTS loan_activity (
     day DATE,
