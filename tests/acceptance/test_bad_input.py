@@ -124,6 +124,39 @@ def test_a_setting_out_of_range_says_the_range(database: Database, run: Run) -> 
 
 # --- plugins
 
+ROWS = """
+from dataclasses import dataclass
+from uuid import UUID
+from projectiond import Event, RowProjection, handles
+
+@dataclass
+class Total:
+    order_id: UUID
+    cents: str = ""
+    note: str = ""
+
+class Totals(RowProjection):
+    tables = ("totals",)
+    schema = "CREATE TABLE IF NOT EXISTS totals (order_id UUID PRIMARY KEY, cents BIGINT NOT NULL)"
+    row = Total
+
+    @handles("Paid")
+    def paid(self, row: Total, event: Event) -> None: ...
+"""
+
+SQL = """
+from projectiond import SqlProjection
+
+class Counts(SqlProjection):
+    tables = ("counts",)
+    schema = "CREATE TABLE IF NOT EXISTS counts (type TEXT PRIMARY KEY, n BIGINT NOT NULL)"
+    sql = (
+        "INSERT INTO counts SELECT event_type, 1 FROM events ON CONFLICT DO NOTHING",
+        "UPDATE counts SET n = n + amuont FROM events WHERE event_type = type",
+        "DELETE FROM counts WHERE type IN (SELECT event_type FROM nowhere, events)",
+    )
+"""
+
 BROKEN_PLUGINS = {
     "a syntax error": ("def oops(:\n", ["broken.py:1", "invalid syntax"]),
     "a wrong signature": (
@@ -146,6 +179,30 @@ class Homeless(Projection):
 """,
         ["homeless", "nowhere", "do not exist"],
     ),
+    "a row that does not fit its column": (
+        ROWS,
+        [
+            "broken.py:12",
+            'field "cents" is str, but column totals.cents is bigint: write "int"',
+            'field "note" has no column in totals',
+        ],
+    ),
+    "SQL that cannot be planned": (
+        SQL,
+        ["broken.py:4", 'column "amuont" does not exist', 'relation "nowhere" does not exist', "statement 2 of 3"],
+    ),
+    "SQL that reads no events": (
+        SQL.replace("event_type FROM nowhere, events", "type FROM counts"),
+        ["broken.py:4", "does not read the relation events"],
+    ),
+    "an option of another kind": (
+        SQL.replace("sql = (", "row = int; sql = ("),
+        ["broken.py:4", "row means nothing in a SqlProjection; subclass RowProjection instead"],
+    ),
+    "a table that is the store's": (
+        ROWS.replace('("totals",)', '("event_store",)'),
+        ["broken.py:12", "a rebuild would empty it"],
+    ),
     "a name that is taken": (
         KEEPER.replace("class Keeper", "class Other").replace("tables =", 'name = "keeper"\n    tables ='),
         ["broken.py:", "keeper.py:", '"keeper"'],
@@ -162,6 +219,21 @@ def test_check_says_where_a_plugin_is_broken(database: Database, run: Run, plugi
     said = complaint(done) + done.stdout
     for word in words:
         assert word in said
+
+
+def test_check_names_the_faults_of_all_plugins_at_once(database: Database, run: Run, plugins: Path) -> None:
+    (plugins / "keeper.py").write_text(KEEPER)
+    (plugins / "rows.py").write_text(ROWS)
+    (plugins / "counts.py").write_text(SQL)
+    (plugins / "broken.py").write_text("def oops(:\n")
+    done = run(database.dsn, "check")
+    said = complaint(done)
+    for word in ("broken.py:1", "rows.py:12", "counts.py:4"):
+        assert word in said
+    assert len(done.stderr.splitlines()) == 3
+    assert "status" not in said  # nothing has stopped that would have to go on
+    assert "ok: schema of keeper" in done.stdout
+    assert value(database.connect(), "SELECT to_regclass('totals')") is None
 
 
 def test_a_handler_for_a_table_that_does_not_exist_pauses_at_once_and_is_named(

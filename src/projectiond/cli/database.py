@@ -16,8 +16,7 @@ from projectiond.errors import ConfigurationError, DatabaseUnavailableError, Pro
 from projectiond.failure import describe, printable
 from projectiond.highwater import read_store_end
 from projectiond.inspection import inspect_schema
-from projectiond.preparation import apply_schema as apply_projection_schema
-from projectiond.preparation import missing_tables
+from projectiond.preparation import try_out
 from projectiond.schema import apply_schema
 from projectiond.worker import RESERVED_CONNECTIONS
 
@@ -54,9 +53,9 @@ def init(context: typer.Context) -> None:
 def check(context: typer.Context) -> None:
     """Look at everything the daemon depends on, and name all that is wrong at once.
 
-    Settings, the database and its schema, privileges, plugins (with file and line), each projection's own schema
-    (tried in a transaction that is rolled back), and checkpoints that cannot be true. Nothing is changed. What is
-    well goes to stdout, what is wrong to stderr.
+    Settings, the database and its schema, privileges, plugins (with file and line), each projection's own schema, the
+    columns of a RowProjection and the statements of a SqlProjection (tried in a transaction that is rolled back), and
+    checkpoints that cannot be true. Nothing is changed. What is well goes to stdout, what is wrong to stderr.
 
     Example: projectiond check --config config/production.toml && systemctl restart projectiond
 
@@ -87,7 +86,7 @@ def _check_database(db: Connection, target: Target, definitions: Sequence[Defini
         return faults  # what stands on it cannot be looked at
     tell("ok: schema and privileges")
     for definition in definitions:
-        trouble = _try_schema(db, definition)
+        trouble = _try_out(db, definition)
         faults += trouble
         if not trouble:
             tell(f"ok: schema of {definition.name}")
@@ -96,24 +95,21 @@ def _check_database(db: Connection, target: Target, definitions: Sequence[Defini
     return faults
 
 
-def _try_schema(db: Connection, definition: Definition) -> list[str]:
-    """Run a projection's DDL and take it back."""
+def _try_out(db: Connection, definition: Definition) -> list[str]:
+    """Run a projection's DDL, let its kind look at the tables and statements, and take everything back."""
     try:
-        with db.transaction(force_rollback=True):
-            apply_projection_schema(db, definition)
-            missing = missing_tables(db, definition)
+        try_out(db, definition)
     except ProjectiondError as error:
         if isinstance(error.__cause__, errors.InsufficientPrivilege):
             sentence = _sentence_of_privilege(db, error.__cause__)
             return [f'the schema of "{definition.name}" ({definition.source}) is refused: {sentence}']
-        return [error.message]
+        # A hint that speaks of the status says how a projection that has stopped goes on; here none has.
+        said = error.message if "status" in error.hint else str(error)
+        return [said if definition.source in said else f"{definition.source}: {said}"]
     except errors.LockNotAvailable:
         return [f'the schema of "{definition.name}" could not be tried: other transactions keep its tables locked']
     except psycopg.Error as error:
         return [f'the schema of "{definition.name}" ({definition.source}) could not be tried: {describe(error)}']
-    if missing:
-        remedy = f"create them in `schema` of {definition.source}, or by a migration"
-        return [f'"{definition.name}" declares tables that do not exist: {", ".join(missing)}; {remedy}']
     return []
 
 
