@@ -15,20 +15,33 @@ from projectiond.errors import (
     WaitTimeoutError,
 )
 from projectiond.event import Event
-from projectiond.projection import Projection, handles
+from projectiond.projection import (
+    DELETE,
+    BatchProjection,
+    Delete,
+    Projection,
+    RowProjection,
+    SqlProjection,
+    handles,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "DELETE",
+    "BatchProjection",
     "ConfigurationError",
     "ConflictError",
     "Connection",
     "DatabaseUnavailableError",
+    "Delete",
     "Event",
     "EventDataError",
     "PoisonError",
     "Projection",
     "ProjectiondError",
+    "RowProjection",
+    "SqlProjection",
     "TransactionControlError",
     "WaitTimeoutError",
     "__version__",

@@ -1,105 +1,192 @@
-"""Applying events: handlers, read model and checkpoint in one transaction.
+"""Applying events: read model and checkpoint in one transaction, of one batch or of several.
 
-Called by the runner, with a part of a batch that fits one transaction.  Two ways, one result:
+Called by the runner.  Two ways, one result:
 
-* *pipelined*: the handlers' statements are sent without waiting for their results, which is where the time of a
-  projection goes otherwise.  A statement that fails is reported later, so it cannot be told whose it was.
-* *single*: one event, one transaction, each statement waited for.  A part that failed is applied again in this
-  way, so that what precedes the bad event is committed and the bad event is known.
+* *pipelined*: statements are sent without waiting for their results, which is where the time of a projection goes
+  otherwise.  A statement that fails is reported later, so it cannot be told whose it was.
+* *single*: each statement is waited for.  A transaction that failed is tried again with fewer events (see ``pace``),
+  and the last of these tries is one event in this way: so what precedes a bad event is committed, and it is known.
 
 Since nothing had been committed, applying again is never a second effect.
+
+While a batch is applied the server reads the next one already: its query is sent before the handlers' statements, in
+the same pipeline.  So reading costs no time of its own, and no second connection.  What has been read when the
+transaction ends is kept for the next one, if that begins where this ended and on the same server: events below the mark
+do not change, but a server that took over from a failed one may have others.
 
 Whatever a handler does to its connection that would break "one transaction" is an error of that handler: see
 ``database`` for what is refused beforehand, and ``checkpoint`` for what is found afterwards.
 """
 
+import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any
-
-import psycopg
+from uuid import UUID
 
 from projectiond import checkpoint as checkpoints
 from projectiond.checkpoint import Checkpoint
 from projectiond.database import Connection
 from projectiond.definition import Definition
-from projectiond.errors import PoisonError, TransactionControlError
 from projectiond.event import Event
-from projectiond.reader import Batch
+from projectiond.kinds import make_kind, make_reader
+from projectiond.kinds.kind import AuthorCode
+from projectiond.limits import Limits
+from projectiond.pace import Pace
+from projectiond.projection import SqlProjection
+from projectiond.reader import Asked, Batch, EventReader, Recent
 from projectiond.recorder import Slot
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What one transaction applies: events in order, and the position that the checkpoint gets."""
+@dataclass(slots=True)
+class Attempt:
+    """What a transaction has taken on; known also when it fails.  It holds no events, for there may be very many."""
 
-    events: Sequence[Event[Any]]
     upto: int
+    count: int = 0
+    """Events."""
+
+    numbers: int = 0
+    """Sequence numbers, whether there is an event or not."""
+
+    last_event_id: UUID | None = None
+    seconds: float = 0.0
+    alone: Batch | None = None
+    """The batch that has the only event, while there is only one."""
+
+    def take(self, batch: Batch) -> None:
+        """Add a batch."""
+        self.upto = batch.upto
+        self.count += batch.count
+        self.numbers += batch.upto - batch.after
+        self.last_event_id = batch.last_event_id or self.last_event_id
+        if batch.count:
+            self.alone = batch if self.count == 1 else None
 
 
-def cut(batch: Batch, size: int) -> Iterator[Part]:
-    """Cut a batch into transactions of at most ``size`` events; the last takes the checkpoint to the batch's end."""
-    for start in range(0, max(1, len(batch.events)), size):
-        events = batch.events[start : start + size]
-        is_last = start + size >= len(batch.events)
-        yield Part(events, batch.upto if is_last else events[-1].sequence_number)
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """A batch that has been read before it was wanted, and the server that it was read from."""
+
+    batch: Batch
+    incarnation: datetime | None
 
 
 class Applier:
-    """Applies parts of one projection, and remembers which handler is at work."""
+    """Applies the events of one projection."""
 
-    def __init__(self, definition: Definition, slot: Slot) -> None:
+    def __init__(self, definition: Definition, limits: Limits, slot: Slot, recent: Recent) -> None:
         self._definition = definition
-        self._slot = slot
-        self.handler_name = ""
+        self._author = AuthorCode(slot)
+        self._kind = make_kind(definition, self._author)
+        self._reader = make_reader(definition, limits, recent)
+        # For the event that fails alone, also where events stay on the server.
+        self._event_reader = EventReader(definition.event_types, 1)
+        self._ahead: _Ahead | None = None
+        self.is_by_range = isinstance(definition.projection, SqlProjection)
+
+    @property
+    def is_pipelined(self) -> bool:
+        """Whether statements may be sent without waiting."""
+        return self._kind.is_pipelined
+
+    @property
+    def at_work(self) -> str:
+        """What was called or executed last."""
+        return self._kind.at_work
+
+    def check(self, db: Connection) -> None:
+        """See that the database is as the projection needs it.
+
+        Raises:
+            ConfigurationError: It is not.
+        """
+        self._kind.check(db)
 
     def where(self, error: BaseException) -> str:
-        """Name the handler that was at work, and the line of its file that the error came through."""
+        """Name what was at work, and the line of its file that the error came through."""
         file = Path(self._definition.source.rpartition(":")[0]).name
         lines = [
             frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).name == file
         ]
-        return f"{self.handler_name} ({file}:{lines[-1]})" if lines else self.handler_name
+        return f"{self.at_work} ({file}:{lines[-1]})" if lines else self.at_work
 
-    def apply_pipelined(self, db: Connection, checkpoint: Checkpoint, part: Part) -> Checkpoint:
-        """Apply a part without waiting for each statement; give the checkpoint that was committed."""
-        return self._apply(db, checkpoint, part, is_pipelined=True)
+    def read_alone(self, db: Connection, batch: Batch) -> Event:
+        """Give the only event of a batch, also when it was only counted."""
+        while not batch.events:
+            batch = self._event_reader.read(db, batch.after, batch.upto)
+        return batch.events[0]
 
-    def apply_single(self, db: Connection, checkpoint: Checkpoint, part: Part) -> Checkpoint:
-        """Apply a part statement by statement; give the checkpoint that was committed."""
-        return self._apply(db, checkpoint, part, is_pipelined=False)
+    def forget_ahead(self) -> None:
+        """Drop what was read ahead: the row is read again, so somebody may have changed more than the row."""
+        self._ahead = None
 
-    def _apply(self, db: Connection, checkpoint: Checkpoint, part: Part, *, is_pipelined: bool) -> Checkpoint:
+    def size(self, attempt: Attempt) -> int:
+        """Give what ``Pace.most`` bounds: events, or sequence numbers where events stay on the server."""
+        return attempt.numbers if self.is_by_range else attempt.count
+
+    def apply(
+        self,
+        db: Connection,
+        checkpoint: Checkpoint,
+        mark: int,
+        pace: Pace,
+        attempt: Attempt,
+        *,
+        is_pipelined: bool,
+        is_to_end: Callable[[], bool],
+    ) -> Checkpoint:
+        """Apply what comes after the checkpoint in one transaction; give the checkpoint that was committed.
+
+        Args:
+            db: In autocommit mode.
+            checkpoint: Below the mark.
+            mark: Settled on this connection.
+            pace: How much to take.
+            attempt: Filled with what is taken.
+            is_pipelined: Whether to send statements without waiting.
+            is_to_end: Asked between batches: whether to commit without taking a further one.
+        """
+        began = time.monotonic()
+        batch = self._take_ahead(db, checkpoint.position, pace.most)
+        batch = batch or self._ask(db, checkpoint.position, mark, pace.most).batch()
+        asked: Asked | None = None
         try:
             with checkpoints.transaction(db, checkpoint, is_pipelined=is_pipelined):
-                with db.guarded():
-                    for event in part.events:
-                        self._handle(event, db)
-                # From here on it is the server that works, and its statement time-out that watches.
-                self._slot.put_down()
-                last_event_id = part.events[-1].event_id if part.events else None
+                while True:
+                    attempt.take(batch)
+                    with db.guarded():
+                        self._kind.load(db, batch)
+                    left = None if pace.most is None else pace.most - self.size(attempt)
+                    has_more = batch.upto < mark and (left is None or left > 0)
+                    asked = self._ask(db, batch.upto, mark, left) if has_more and is_pipelined else None
+                    with db.guarded():
+                        self._kind.apply(db, batch)
+                    self._author.put_down()
+                    if not has_more or time.monotonic() - began >= pace.seconds or is_to_end():
+                        break
+                    batch = (asked or self._ask(db, batch.upto, mark, left)).batch()
+                    asked = None
                 advanced = checkpoints.advance(
-                    db, checkpoint, part.upto, last_event_id=last_event_id, applied=len(part.events)
+                    db, checkpoint, attempt.upto, last_event_id=attempt.last_event_id, applied=attempt.count
                 )
         finally:
-            self._slot.put_down()
+            self._author.put_down()
+            attempt.seconds = time.monotonic() - began
+        if asked is not None:
+            # The transaction is committed: whatever is wrong with what comes next is said when its turn has come.
+            with suppress(Exception):
+                self._ahead = _Ahead(asked.batch(), db.incarnation)
         return advanced
 
-    def _handle(self, event: Event[Any], db: Connection) -> None:
-        self._slot.take(event.sequence_number)
-        for handler in self._definition.handlers_for(event.event_type):
-            self.handler_name = handler.name
-            try:
-                handler.call(event, db)
-            except psycopg.Rollback as error:
-                raise TransactionControlError(
-                    f"{handler.name} raised Rollback, but the transaction is the daemon's",
-                    hint="raise it inside a `with db.transaction()` of the handler's own, or raise an error",
-                ) from error
-            except Exception:
-                raise
-            except BaseException as error:
-                # SystemExit in a thread would end the runner without a word.
-                raise PoisonError(f"{handler.name} raised {type(error).__name__}") from error
+    def _ask(self, db: Connection, after: int, mark: int, most: int | None) -> Asked:
+        return self._reader.ask(db, after, mark, most)
+
+    def _take_ahead(self, db: Connection, position: int, most: int | None) -> Batch | None:
+        ahead, self._ahead = self._ahead, None
+        if ahead is None or ahead.batch.after != position or ahead.incarnation != db.incarnation:
+            return None
+        return ahead.batch if most is None or ahead.batch.count <= most else None

@@ -1,27 +1,19 @@
 """What the runner gets of a projection: its `Definition`, checked, with handlers ready to be called.
 
-Made by the registry, never by authors. The runner applies a batch with it:
+Made by the registry, never by authors; `kinds` says how each kind applies events with it.
 
-    for event in batch:
-        for handler in definition.handlers_for(event.event_type):
-            handler.call(event, connection)
-
-Everything that can be found out before the first event has been found out: signatures, annotations, options.
-What is left to go wrong in `call` is the event's data (`EventDataError`) and whatever the handler raises.
+Everything that can be found out before the first event, and without a database, has been found out: signatures,
+annotations, options.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
 from projectiond.event import Event
-from projectiond.projection import ANY_EVENT, Projection
-
-if TYPE_CHECKING:
-    # Only named here: definitions are made, and checked, where there is no database.
-    from projectiond.database import Connection
+from projectiond.projection import ANY_EVENT, BaseProjection
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +23,22 @@ class Handler:
     name: str
     """Class and method, for messages: "OrderSummary.placed"."""
 
-    function: Callable[[Event[Any], "Connection"], None]
+    function: Callable[..., Any]
+    """Takes (event, db); of a `RowProjection`, (row, event)."""
 
     adapter: TypeAdapter[Any] | None
     """Validates the data of a handler that is annotated `Event[Model]`; None where any data will do."""
 
-    def call(self, event: Event[Any], db: "Connection") -> None:
-        """Apply one event.
+    def event_for(self, event: Event[Any]) -> Event[Any]:
+        """Give the event as this handler is to get it.
 
-        The handler gets an event of its own: whatever it does to the data, the next handler, and this one
+        It is an event of its own: whatever the handler does to the data, the next handler, and this one
         when the event has to be applied again, find the data as the store has it.
 
         Raises:
             EventDataError: the event's data does not fit the handler's model.
         """
-        self.function(event.pristine() if self.adapter is None else event.typed(self.adapter), db)
+        return event.pristine() if self.adapter is None else event.typed(self.adapter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +46,7 @@ class Definition:
     """One projection, with what the class, its file and the settings say about it."""
 
     name: str
-    projection: Projection
+    projection: BaseProjection
     tables: tuple[str, ...]
     schema: str
     """DDL text, also where the class names a file; empty when it has none."""
@@ -62,7 +55,8 @@ class Definition:
     """The types to read from the store, sorted; None for all."""
 
     handlers: Mapping[str, tuple[Handler, ...]]
-    """By event type, in the order of their definition; those of "*" are under each type, and under "*"."""
+    """By event type, in the order of their definition; those of "*" are under each type, and under "*". Of a kind
+    that has no handlers: empty."""
 
     source: str
     """Where the class stands: "projections/order_summary.py:31"."""

@@ -18,6 +18,7 @@ class Limits:
     checkpoint_every: int
     max_attempts: int
     on_error: Literal["pause", "skip"]
+    catchup_transaction_seconds: float
 
 
 def resolve_limits(definition: Definition, settings: Settings) -> Limits:
@@ -27,4 +28,5 @@ def resolve_limits(definition: Definition, settings: Settings) -> Limits:
         checkpoint_every=definition.checkpoint_every or settings.checkpoint_every,
         max_attempts=definition.max_attempts or settings.max_attempts,
         on_error=definition.on_error or settings.on_error,
+        catchup_transaction_seconds=settings.catchup_transaction_seconds,
     )

@@ -8,6 +8,7 @@ A projection does not begin at 0 on tables that hold rows already: they were fil
 known, and applying every event again would count it twice.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 import psycopg
@@ -21,6 +22,9 @@ from projectiond.definition import Definition
 from projectiond.errors import ConfigurationError
 from projectiond.failure import describe, is_transient
 from projectiond.highwater import read_store_end
+from projectiond.kinds import make_kind
+from projectiond.kinds.kind import AuthorCode
+from projectiond.recorder import nowhere
 
 # DDL waits for readers of the table, and everybody else waits behind the DDL.  Rather try again later.
 LOCK_TIMEOUT: Final = "5s"
@@ -41,11 +45,16 @@ def enroll(db: Connection, definition: Definition) -> None:
             checkpoints.pause_for_fault(db, checkpoints.load(db, name), reason)
 
 
-def prepare(db: Connection, definition: Definition) -> None:
-    """Apply the projection's schema, and see that its tables are there.
+def prepare(db: Connection, definition: Definition, check: Callable[[Connection], None]) -> None:
+    """Apply the projection's schema, and see that its tables are as it needs them.
+
+    Args:
+        db: In autocommit mode, or in a transaction that the caller takes back.
+        definition: What is to run.
+        check: Of its kind.
 
     Raises:
-        ConfigurationError: The schema is refused by PostgreSQL, or a table is missing.
+        ConfigurationError: The schema is refused by PostgreSQL, a table is missing, or not as the projection needs it.
     """
     with db.transaction():
         apply_schema(db, definition)
@@ -55,6 +64,17 @@ def prepare(db: Connection, definition: Definition) -> None:
                 f'"{definition.name}" declares tables that do not exist: {", ".join(missing)}',
                 hint=f"create them in `schema` of {definition.source}, or by a migration",
             )
+        check(db)
+
+
+def try_out(db: Connection, definition: Definition) -> None:
+    """Do what :func:`prepare` does, and take it back.
+
+    Raises:
+        ConfigurationError: As there.
+    """
+    with db.transaction(force_rollback=True):
+        prepare(db, definition, make_kind(definition, AuthorCode(nowhere())).check)
 
 
 def apply_schema(db: Connection, definition: Definition) -> None:

@@ -1,17 +1,29 @@
-"""What authors write: a `Projection` with methods marked by `@handles`.
+"""What authors write: a projection, of one of four kinds.
 
-A projection is a class that names the tables it owns and says, a method for each kind of event, which
-statements bring them up to date. The daemon makes one instance, without arguments, and calls the handlers
-in sequence order inside its own transaction; a handler neither commits nor rolls back.
+A projection is a class that names the tables it owns and says how events bring them up to date. The daemon makes one
+instance, without arguments, and calls it in sequence order inside its own transaction; nothing that an author writes
+commits or rolls back. The kinds differ in what is written, and in how fast they are:
+
+    Projection        a method for each kind of event, which executes statements
+    BatchProjection   one method that gets many events at once, for COPY and executemany
+    RowProjection     a method for each kind of event, which changes one row, a dataclass, in memory
+    SqlProjection     statements over the relation `events`; no event leaves the server
 
 Nothing is checked here except what Python would otherwise report in a way that nobody understands: the
 registry checks everything else, so that `projectiond check` can report all faults of all files at once.
 """
 
+import enum
 import re
 import sys
-from collections.abc import Callable
-from typing import Any, ClassVar, Literal, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar
+
+from projectiond.event import Event
+
+if TYPE_CHECKING:
+    # Only named here: projections are found, and checked, where there is no database.
+    from projectiond.database import Connection
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,12 +34,15 @@ MARK = "__projectiond_event_types__"
 """The attribute by which `handles` marks a method."""
 
 
-class Projection:
-    """Base class of projections: subclass it, set `tables` and `schema`, write handlers.
+def snake_case(class_name: str) -> str:
+    """Turn OrderSummary into order_summary, and HTTPRequests into http_requests."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", class_name).lower()
 
-    A subclass inherits its parent's handlers. A method of the same name replaces the inherited one, and keeps
-    its event types unless it has its own `@handles`. A class whose name starts with an underscore is a base
-    for others and is never run.
+
+class BaseProjection:
+    """What the four kinds share: subclass one of them, set `tables` and `schema`.
+
+    A class whose name starts with an underscore is a base for others and is never run.
     """
 
     name: ClassVar[str] = "projection"
@@ -61,6 +76,76 @@ class Projection:
             cls.name = snake_case(cls.__name__)
 
 
+class Projection(BaseProjection):
+    """Event by event: write handlers, methods marked by `@handles` with the parameters (self, event, db).
+
+    A subclass inherits its parent's handlers. A method of the same name replaces the inherited one, and keeps
+    its event types unless it has its own `@handles`.
+    """
+
+
+class BatchProjection(BaseProjection):
+    """Many events at once: write `apply`, which is free to use COPY and executemany."""
+
+    event_types: ClassVar[tuple[str, ...]] = ()
+    """The types to read; `("*",)` for all."""
+
+    def apply(self, events: Sequence[Event], db: "Connection") -> None:
+        """Bring the tables up to date with these events.
+
+        Args:
+            events: At least one and at most `batch_size`, in sequence order. After a failure they come in smaller
+                batches, so nothing may depend on how they are cut.
+            db: A connection inside the transaction that also holds the checkpoint.
+        """
+        raise NotImplementedError
+
+
+class RowProjection(BaseProjection):
+    """One row for each key, as a dataclass: write handlers with the parameters (self, row, event) that change it.
+
+    The daemon loads the rows of many events in one query, calls the handlers, and writes what has changed in one
+    statement. `tables` names the one table; its columns are the dataclass's fields. A handler changes its row in place,
+    returns another one instead, or returns `DELETE`. For a key that has no row yet it gets a new one, with the key's
+    fields set and defaults for the others; that row is inserted.
+    """
+
+    row: ClassVar[type]
+    """The dataclass. Its fields that are the table's primary key need no default, all others do."""
+
+    def key(self, event: Event) -> Any:  # noqa: ANN401 - whatever the primary key's columns hold
+        """Say which row an event belongs to: the one of its aggregate, unless a subclass says otherwise.
+
+        Returns:
+            The primary key's value, or a tuple where it has several columns; a list of these when the event belongs to
+            several rows, whose handlers are then called once for each; an empty list when it belongs to none.
+        """
+        return event.aggregate_id
+
+
+class SqlProjection(BaseProjection):
+    """Statements over the relation `events`, the columns of `event_store` for a batch of any size.
+
+    Statements run in the order in which they are given, in the transaction that also holds the checkpoint.
+    """
+
+    event_types: ClassVar[tuple[str, ...]] = (ANY_EVENT,)
+    """The types that `events` holds; all unless a subclass says otherwise."""
+
+    sql: ClassVar[str | tuple[str, ...]] = ()
+    """One statement, or several: INSERT, UPDATE, DELETE, MERGE or SELECT; each mentions `events`."""
+
+
+class Delete(enum.Enum):
+    """The type of `DELETE`."""
+
+    DELETE = "delete"
+
+
+DELETE: Final = Delete.DELETE
+"""What a handler of a `RowProjection` returns to have its row deleted."""
+
+
 def handles(*event_types: str) -> Callable[[F], F]:
     """Mark a method as the handler of events of these types; `"*"` stands for all types.
 
@@ -90,8 +175,3 @@ def handles(*event_types: str) -> Callable[[F], F]:
         return function
 
     return mark
-
-
-def snake_case(class_name: str) -> str:
-    """Turn OrderSummary into order_summary, and HTTPRequests into http_requests."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", class_name).lower()

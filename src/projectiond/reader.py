@@ -1,22 +1,29 @@
 """The reader: the next events of one projection, in order, never past the mark.
 
-Called by the runner.  A batch is bounded three ways: by its number of events, by the range of sequence numbers that
-one query may scan (a filter that matches nothing in ten million events neither times out nor stalls the checkpoint),
-and by bytes (five hundred events of 50 MB each do not fit anywhere).  Rows are streamed and the stream is ended when
-the bytes are reached, so memory stays flat however large the events are.
+Called by the runner and the applier.  A batch is bounded three ways: by its number of events, by the range of sequence
+numbers that one query may scan (a filter that matches nothing in ten million events neither times out nor stalls the
+checkpoint), and by bytes (five hundred events of 50 MB each do not fit anywhere).
+
+Reading is in two steps, so that it can be overlapped: ``ask`` sends the query, ``batch`` takes the answer and makes
+events of it.  In a pipeline the server reads the next batch while this one is being applied; outside of one ``ask``
+waits.  Since an answer comes as a whole, the bytes are bounded by the server: it adds up the size of the JSON, and
+leaves out what goes beyond.  The batch then ends before the first row whose JSON was left out, and the next query asks
+for fewer rows; an event that is too large even when it comes first is asked for again, alone and whatever its size.
+
+At the head the events that have just arrived are shared by all runners of a worker, see ``recent``.
 
 JSON arrives as bytes and stays bytes until a handler wants it.
 
-May assume: ``upto`` is settled (see ``highwater``), so what this query does not find will never be there.
+May assume: ``mark`` is settled (see ``highwater``), so what this query does not find will never be there.
 """
 
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, LiteralString
+from typing import Any, Final, Protocol
+from uuid import UUID
 
-from psycopg.abc import AdaptContext, Buffer
-from psycopg.adapt import Loader
+import psycopg
+from psycopg.abc import AdaptContext
 from psycopg.rows import TupleRow
 
 from projectiond import sql
@@ -26,12 +33,16 @@ from projectiond.event import Event
 # Some tens of milliseconds of index scan, and far below every sensible statement time-out.
 SCAN_RANGE: Final = 100_000
 
-# So few numbers are fetched at once, unless the last ones were heavy; more are streamed.
-FEW_EVENTS: Final = 4
-HEAVY_EVENT_BYTES: Final = 256 * 1024
-
 # What a batch's JSON may weigh before it is ended.  One event alone may weigh more: it is then a batch by itself.
 MAX_BATCH_BYTES: Final = 8 * 1024 * 1024
+
+# Of many rows the server unpacks those alone that are stored, compressed perhaps, in no more bytes; of a few any.
+MAX_STORED_BYTES: Final = 16 * 1024
+FEW_EVENTS: Final = 8
+UNBOUNDED: Final = 2**31 - 1
+
+# Where the JSON columns are in a row; what is left out because of its size comes as null, and event_data never is.
+_DATA: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,68 +50,146 @@ class Batch:
     """Events in strictly increasing order, and how far the store has been read to find them.
 
     ``upto`` is the last event's number when the batch was cut short, else the end of the range that was scanned.
+    Of a kind that leaves its events on the server they are only counted, and ``events`` is empty.
     """
 
     after: int
     upto: int
     events: Sequence[Event[Any]]
+    count: int
+    last_event_id: UUID | None
+
+    @classmethod
+    def of(cls, after: int, upto: int, events: Sequence[Event[Any]]) -> "Batch":
+        """Make a batch of events."""
+        return cls(after, upto, events, len(events), events[-1].event_id if events else None)
 
 
-class _JsonBytes(Loader):
-    """Hands JSON over as the bytes that the server sent."""
+class Asked(Protocol):
+    """A batch on its way."""
 
-    def load(self, data: Buffer) -> bytes:
-        return bytes(data)
+    def batch(self) -> Batch:
+        """Wait for it."""
 
 
-class Reader:
-    """Reads one projection's events."""
+class Reader(Protocol):
+    """Reads for one projection."""
 
-    def __init__(self, event_types: Sequence[str] | None, batch_size: int) -> None:
-        """Take the types to read (``None`` for all) and the most events of a batch."""
+    def ask(self, db: Connection, after: int, mark: int, limit: int | None) -> Asked:
+        """Ask for what comes after ``after``, up to ``mark`` and at most ``limit`` of it."""
+
+
+# Gives every event of a range in order, or None when it does not have all of them as this connection would read them.
+Recent = Callable[[Connection, int, int], Sequence[Event[Any]] | None]
+
+
+def none_recent(_db: Connection, _after: int, _upto: int) -> None:
+    """Have no recent events."""
+
+
+class EventReader:
+    """Reads the events themselves."""
+
+    def __init__(self, event_types: Sequence[str] | None, batch_size: int, recent: Recent = none_recent) -> None:
+        """Make a reader.
+
+        Args:
+            event_types: The types to read, ``None`` for all.
+            batch_size: The most events of a batch.
+            recent: The newest events, already read.
+        """
         self._event_types = None if event_types is None else list(event_types)
+        self._wanted = None if event_types is None else frozenset(event_types)
         self._batch_size = batch_size
-        self._is_heavy = False
+        self._recent = recent
+        # How many rows are asked for at once: fewer while they are heavy.
+        self._rows = batch_size
 
-    def read(self, db: Connection, after: int, mark: int) -> Batch:
-        """Read the events above ``after`` up to ``mark``, or as many of them as a batch may hold."""
+    def ask(self, db: Connection, after: int, mark: int, limit: int | None) -> Asked:
+        """Ask for the events above ``after`` up to ``mark``, or as many of them as a batch may hold."""
         upto = min(mark, after + SCAN_RANGE)
+        rows = min(self._batch_size, limit or self._batch_size)
+        arrived = self._recent(db, after, upto)
+        if arrived is not None:
+            return _Arrived(self._choose(after, upto, arrived, rows))
+        return _AskedEvents(self, db, after, upto, min(rows, self._rows))
+
+    def read(self, db: Connection, after: int, mark: int, limit: int | None = None) -> Batch:
+        """Ask and wait."""
+        return self.ask(db, after, mark, limit).batch()
+
+    def _choose(self, after: int, upto: int, events: Sequence[Event[Any]], most: int) -> Batch:
+        if self._wanted is not None:
+            events = [event for event in events if event.event_type in self._wanted]
+        if len(events) > most:
+            events = events[:most]
+            upto = events[-1].sequence_number
+        return Batch.of(after, upto, events)
+
+    def execute(self, db: Connection, after: int, upto: int, rows: int, most_bytes: int) -> "_Answer":
+        """Send the query; outside of a pipeline its answer is there when this returns."""
         statement = sql.READ_ALL_EVENTS if self._event_types is None else sql.READ_EVENTS
         parameters = {
             "after": after,
             "upto": upto,
             "event_types": self._event_types,
-            "batch_size": self._batch_size,
+            "batch_size": rows,
+            "most_stored": MAX_STORED_BYTES if rows > FEW_EVENTS else UNBOUNDED,
+            "most_bytes": most_bytes,
         }
-        events: list[Event[Any]] = []
-        weight = 0
-        is_few = upto - after <= FEW_EVENTS and not self._is_heavy
-        with closing(_rows(db, statement, parameters, is_few=is_few)) as rows:
-            for row in rows:
-                events.append(Event.from_row(row))
-                weight += len(row[4]) + len(row[5] or b"")
-                if weight >= MAX_BATCH_BYTES:
-                    break
-        if events:
-            self._is_heavy = weight > HEAVY_EVENT_BYTES * len(events)
-        is_cut_short = weight >= MAX_BATCH_BYTES or len(events) == self._batch_size
-        return Batch(after, events[-1].sequence_number if is_cut_short else upto, events)
+        cursor = db.cursor(binary=True)
+        _keep_json_as_bytes(cursor)
+        return cursor.execute(statement, parameters)
+
+    def note_fit(self, asked: int, fitted: int) -> None:
+        """Ask for no more than twice of what fitted, until it fits again."""
+        self._rows = max(1, fitted * 2) if fitted < asked else min(self._batch_size, max(self._rows, asked * 2))
 
 
-def _rows(
-    db: Connection, statement: LiteralString, parameters: Mapping[str, object], *, is_few: bool
-) -> Generator[TupleRow, None, None]:
-    """Give the rows of a query; closing the generator ends it."""
-    cursor = db.cursor()
-    _keep_json_as_bytes(cursor)
-    if is_few:
-        # A prepared statement and one answer: a third of the time that streaming takes, where latency counts.
-        yield from cursor.execute(statement, parameters)
-    else:
-        # Row by row: whoever stops early has no more than one event too many in memory.
-        yield from cursor.stream(statement, parameters)
+class _Answer(Protocol):
+    def fetchall(self) -> list[TupleRow]: ...
+
+
+class _Arrived:
+    """A batch that needs no query."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+
+    def batch(self) -> Batch:
+        return self._batch
+
+
+class _AskedEvents:
+    """A query that has been sent."""
+
+    def __init__(self, reader: EventReader, db: Connection, after: int, upto: int, rows: int) -> None:
+        self._reader = reader
+        self._db = db
+        self._after = after
+        self._upto = upto
+        self._rows = rows
+        self._answer = reader.execute(db, after, upto, rows, MAX_BATCH_BYTES)
+
+    def batch(self) -> Batch:
+        rows = self._answer.fetchall()
+        fitted = next((place for place, row in enumerate(rows) if row[_DATA] is None), len(rows))
+        if rows and not fitted:
+            # The first is too large for any batch: alone, then, for it has to be read.
+            self._reader.note_fit(2, 1)
+            rows = self._reader.execute(self._db, self._after, self._upto, 1, UNBOUNDED).fetchall()
+            fitted = self._rows = 1
+        elif rows:
+            self._reader.note_fit(len(rows), fitted)
+        events = [Event.from_row(row) for row in rows[:fitted]]
+        is_cut_short = fitted < len(rows) or fitted == self._rows
+        return Batch.of(self._after, events[-1].sequence_number if events and is_cut_short else self._upto, events)
+
+
+# psycopg's own loader of binary data, for text: in binary format that is its UTF-8 as it is.
+_AS_BYTES: Final = psycopg.adapters.get_loader(psycopg.adapters.types["bytea"].oid, psycopg.pq.Format.BINARY)
 
 
 def _keep_json_as_bytes(context: AdaptContext) -> None:
-    context.adapters.register_loader("jsonb", _JsonBytes)
-    context.adapters.register_loader("json", _JsonBytes)
+    if _AS_BYTES is not None:
+        context.adapters.register_loader("text", _AS_BYTES)

@@ -63,7 +63,7 @@ class Recorder:
             offset = _HEADER.size + index * _SLOT.size
             _SLOT.pack_into(self._memory, offset, 0, 0.0, projection.encode()[:_NAME_BYTES])
             return Slot(self._memory, offset)
-        return Slot(bytearray(_SLOT.size), 0)
+        return nowhere()
 
     def beat(self, *, is_ready: bool, is_refused: bool = False) -> None:
         """Say that the worker's main thread is alive; and whether it works, or cannot for want of configuration."""
@@ -104,3 +104,8 @@ class Slot:
     def put_down(self) -> None:
         """Say that no event is in hand."""
         _IN_HAND.pack_into(self._memory, self._offset, 0, 0.0)
+
+
+def nowhere() -> Slot:
+    """Give a place that nobody reads."""
+    return Slot(bytearray(_SLOT.size), 0)

@@ -1,8 +1,7 @@
 """What the log says of a projection's progress: enough to see it move, little enough to read.
 
-Called by the runner after each batch.  Every batch is a line for whoever debugs.  For everybody else small batches at
-the head are silence, and a backlog is a line a second that sums up: far behind, batches follow each other a hundred
-times a second, and a line for each would be the larger work.
+Called by the runner after each transaction.  Every one is a line for whoever debugs.  For everybody else small ones at
+the head are silence, and a backlog is a line a second that sums up.
 """
 
 import time
@@ -11,7 +10,6 @@ from typing import Final
 from structlog.typing import FilteringBoundLogger
 
 from projectiond import logs
-from projectiond.reader import Batch
 
 REPORT_SECONDS: Final = 1.0
 
@@ -26,9 +24,8 @@ class BatchReport:
         self._unreported = 0
         self._reported_at = 0.0
 
-    def note(self, batch: Batch, position: int, mark: int) -> None:
-        """Log a batch that has been committed up to ``position``."""
-        committed = sum(event.sequence_number <= position for event in batch.events)
+    def note(self, committed: int, position: int, mark: int) -> None:
+        """Log so many events that have been committed, up to ``position``."""
         is_full = committed >= self._batch_size
         self._is_behind = self._is_behind or is_full
         self._unreported += committed

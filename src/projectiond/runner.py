@@ -8,11 +8,12 @@ loop (:meth:`Runner.run_once`) takes the projection one step on::
         ▼
     mark ──nothing above the checkpoint──▶ CAUGHT_UP   (a rebuild is finished; waits for the mark)
         ▼
-    read a batch ▶ apply its parts, each with its checkpoint in one transaction ──▶ ADVANCED
+    read and apply, with the checkpoint, in one transaction ──▶ ADVANCED
 
 What a step raises is classified by ``failure``: transient trouble is retried for ever with growing pauses, a lost
-compare-and-set makes it read the row again, a poison event is isolated by ``isolation`` and then paused or skipped,
-a fatal fault pauses the projection.  ``trouble`` says each in the log, and in the row where an operator looks.
+compare-and-set makes it read the row again.  After any other failure ``pace`` lets it take half as many events, until
+one fails alone: ``isolation`` tries that one again, then pauses the projection or sets the event aside.  A fatal fault
+pauses the projection.  ``trouble`` says each in the log, and in the row where an operator looks.
 
 The row is read at the start, after every failure, and when the worker says that it changed; otherwise what was
 committed last is what is true, for if it were not, the compare-and-set would fail.
@@ -20,7 +21,8 @@ committed last is what is true, for if it were not, the compare-and-set would fa
 
 import enum
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -30,23 +32,24 @@ from tenacity.wait import wait_exponential, wait_random
 
 from projectiond import checkpoint as checkpoints
 from projectiond import logs
-from projectiond.applier import Applier, Part, cut
+from projectiond.applier import Applier, Attempt
 from projectiond.checkpoint import Checkpoint
 from projectiond.database import Connection, borrow
 from projectiond.definition import Definition
+from projectiond.event import Event
 from projectiond.failure import Failure, classify, describe, is_transient
 from projectiond.highwater import read_store_end
 from projectiond.isolation import Isolation
 from projectiond.limits import Limits
+from projectiond.pace import Pace
 from projectiond.preparation import enroll, prepare, refuse_beyond_end
-from projectiond.reader import Reader
 from projectiond.recorder import Slot
 from projectiond.report import BatchReport
 from projectiond.trouble import Trouble
 
 LONGEST_RETRY_SECONDS: Final = 5.0
 
-# So many batches in a row that fail in a pipeline and not in single steps say that it is the pipeline.
+# So many failures in a row that are in a pipeline only, and not in single steps, say that it is the pipeline.
 MAX_FALSE_ALARMS: Final = 3
 
 # A conflict is somebody else at work, or a status that changed: no reason to hurry.
@@ -66,7 +69,7 @@ class Outcome(enum.Enum):
 class Runner:
     """Runs one projection."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a runner is made of, put together in one place: the worker
         self,
         definition: Definition,
         limits: Limits,
@@ -74,6 +77,7 @@ class Runner:
         settled: Callable[[Connection], int],
         slot: Slot,
         *,
+        recent: Callable[[Connection, int, int, float], Sequence[Event] | None] = lambda *_: None,
         on_arrival: Callable[[], None] = lambda: None,
         careful_upto: int = 0,
     ) -> None:
@@ -85,6 +89,8 @@ class Runner:
             pool: Connections in autocommit mode; the runner holds one at a time, during a pass.
             settled: Gives the high-water mark for a connection, -1 while it is unknown.
             slot: Where to note the event in hand.
+            recent: The newest events, shared by all runners of the worker; asked after ``settled``, and with the time
+                since when they must have been read.
             on_arrival: Called when there is nothing more to apply below the mark.
             careful_upto: Apply event by event up to this sequence number, because a worker died over it.
         """
@@ -92,9 +98,15 @@ class Runner:
         self._limits = limits
         self._pool = pool
         self._settled = settled
-        self._reader = Reader(definition.event_types, limits.batch_size)
-        self._applier = Applier(definition, slot)
-        self._is_pipelined = True
+        # Events that were read before the row was may have been mended since, by whoever then resumed the projection.
+        self._row_read_at = 0.0
+        self._applier = Applier(
+            definition, limits, slot, lambda db, after, upto: recent(db, after, upto, self._row_read_at)
+        )
+        self._pace = Pace(limits, is_by_range=self._applier.is_by_range)
+        self._is_pipelined = self._applier.is_pipelined
+        # A failure in a pipeline whose culprit has not been found yet: up to where it may be, and what it was.
+        self._alarm: tuple[int, Exception] | None = None
         self._false_alarms = 0
         self._careful_upto = careful_upto
         self._checkpoint: Checkpoint | None = None
@@ -106,7 +118,7 @@ class Runner:
         self._wake = threading.Event()
         # Set by other threads; cleared here before the row is read, so that a change is never overlooked.
         self._is_stale = threading.Event()
-        self._isolation = Isolation(limits, self._applier, self._stopping)
+        self._isolation = Isolation(limits, self._applier)
         self._thread = threading.Thread(target=self.run, name=f"runner {definition.name}", daemon=True)
         self._log = log.bind(projection=definition.name)
         self._report = BatchReport(self._log, limits.batch_size)
@@ -188,7 +200,7 @@ class Runner:
             if checkpoint.status == "paused":
                 return Outcome.PAUSED
             if not self._is_prepared:
-                prepare(db, self.definition)
+                prepare(db, self.definition, self._applier.check)
                 self._is_prepared = True
             if checkpoint.status == "rebuilding" and not checkpoint.is_reset:
                 return self._begin_rebuild(db, checkpoint)
@@ -199,13 +211,7 @@ class Runner:
                 return self._finish_rebuild(db, checkpoint)
             if checkpoint.position >= mark:
                 return self._arrive(db, checkpoint, mark)
-            batch = self._reader.read(db, checkpoint.position, mark)
-            for part in cut(batch, self._limits.checkpoint_every):
-                if self._stopping.is_set():
-                    break
-                self._checkpoint = checkpoint = self._apply(db, checkpoint, part)
-            # Not upto the batch's end, should the runner have been stopped on the way.
-            self._report.note(batch, checkpoint.position, mark)
+            self._apply(db, checkpoint, mark)
             return Outcome.ADVANCED
 
     def _wait(self, outcome: Outcome) -> None:
@@ -236,6 +242,8 @@ class Runner:
         if known is not None and not self._is_stale.is_set():
             return known
         self._is_stale.clear()
+        self._row_read_at = time.monotonic()
+        self._applier.forget_ahead()
         if known is None:
             enroll(db, self.definition)
         self._checkpoint = now = checkpoints.load(db, self.definition.name)
@@ -272,33 +280,56 @@ class Runner:
         self._report.note_arrival(checkpoint.position)
         return Outcome.CAUGHT_UP
 
-    def _apply(self, db: Connection, checkpoint: Checkpoint, part: Part) -> Checkpoint:
+    def _apply(self, db: Connection, checkpoint: Checkpoint, mark: int) -> None:
+        """Apply what comes next in one transaction, or find out which event cannot be applied."""
         if checkpoint.position >= self._careful_upto:
             self._careful_upto = 0
-        pipeline_error: Exception | None = None
-        if self._is_pipelined and not self._careful_upto:
-            try:
-                advanced = self._applier.apply_pipelined(db, checkpoint, part)
-            except Exception as error:
-                if classify(error) in {Failure.TRANSIENT, Failure.CONFLICT}:
-                    raise
-                # Also in the passes to come, until the culprit has been passed.
-                self._careful_upto = part.upto
-                pipeline_error = error
-            else:
-                self._false_alarms = 0
-                return advanced
-        committed, skipped = checkpoint, self._isolation.skipped
-        for committed in self._isolation.apply(db, checkpoint, part):
-            # Kept at once: the event after this one may be the one that pauses the projection here.
-            self._checkpoint = committed
-        if pipeline_error is not None and self._isolation.skipped == skipped and not self._stopping.is_set():
-            self._note_false_alarm(pipeline_error)
-        return committed
+        is_single = bool(self._careful_upto) or self._pace.most == 1
+        if self._careful_upto:
+            self._pace.search_one_by_one()
+        attempt = Attempt(checkpoint.position)
+        is_pipelined = self._is_pipelined and not is_single
+        try:
+            advanced = self._applier.apply(
+                db, checkpoint, mark, self._pace, attempt, is_pipelined=is_pipelined, is_to_end=self._is_to_end
+            )
+        except Exception as error:
+            if classify(error) in {Failure.TRANSIENT, Failure.CONFLICT}:
+                self._pace.note_trouble()
+                raise
+            if not attempt.count:
+                raise
+            if attempt.alone is None or (is_pipelined and not self._applier.is_by_range):
+                self._search(attempt, error if is_pipelined else None)
+                return
+            self._alarm = None
+            event = self._applier.read_alone(db, attempt.alone)
+            advanced = self._isolation.settle(db, checkpoint, event, error)
+            self._checkpoint = advanced
+            return
+        self._checkpoint = advanced
+        self._note_success(attempt, advanced.position, mark)
+
+    def _is_to_end(self) -> bool:
+        return self._stopping.is_set() or self._is_stale.is_set()
+
+    def _search(self, attempt: Attempt, pipeline_error: Exception | None) -> None:
+        self._pace.note_failure(self._applier.size(attempt))
+        self._alarm = None if pipeline_error is None else (attempt.upto, pipeline_error)
+
+    def _note_success(self, attempt: Attempt, position: int, mark: int) -> None:
+        is_normal = not self._pace.is_searching
+        self._pace.note_success(attempt.seconds, is_behind=position < mark)
+        self._report.note(attempt.count, position, mark)
+        if self._alarm is not None and position >= self._alarm[0]:
+            self._note_false_alarm(self._alarm[1])
+        elif self._alarm is None and is_normal:
+            self._false_alarms = 0
 
     def _note_false_alarm(self, error: Exception) -> None:
         """The events were fine: the handler does what a pipeline cannot carry (COPY, several statements in one)."""
+        self._alarm = None
         self._false_alarms += 1
         if self._false_alarms >= MAX_FALSE_ALARMS:
             self._is_pipelined = False
-            self._log.warning(logs.PIPELINE_ABANDONED, error=describe(error), handler=self._applier.handler_name)
+            self._log.warning(logs.PIPELINE_ABANDONED, error=describe(error), handler=self._applier.at_work)

@@ -91,6 +91,9 @@ class Settings(BaseSettings):
     )
     batch_size: Count = Field(50, ge=1, le=100_000, description="events read at once")
     checkpoint_every: Count = Field(10, ge=1, le=100_000, description="events per transaction at the head")
+    catchup_transaction_seconds: Seconds = Field(
+        0.5, ge=0.01, le=60, description="how long a transaction may grow while far behind"
+    )
     snapshot_threshold: Count = Field(
         50, ge=1, le=1_000_000, description="events of a stream after which the event store takes a snapshot"
     )

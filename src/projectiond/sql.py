@@ -77,6 +77,89 @@ FROM (
 ) AS seen
 """
 
+# Parameters: as SIGHTING, and most_events, most_stored, most_bytes.  Rows: the sighting, and beside it the events of
+# the run, in order and a row for each; one row, without an event, when there is none or the run has more than
+# most_events.  An event's JSON is null where READ_EVENTS would leave it out, and as there it alone is of type text.
+# One statement, so one snapshot: there is an event for each number of the run.
+# Index: as SIGHTING, and once more for the events.
+SIGHTING_AND_EVENTS: LiteralString = """
+SELECT
+    sighting.run_end,
+    sighting.largest,
+    sighting.last_drawn,
+    weighed.event_id,
+    weighed.aggregate_id,
+    weighed.aggregate_type::varchar,
+    weighed.event_type::varchar,
+    CASE WHEN weighed.bytes <= %(most_bytes)s THEN weighed.data_text END,
+    CASE WHEN weighed.bytes <= %(most_bytes)s THEN weighed.metadata_text END,
+    weighed.version,
+    weighed.sequence_number,
+    weighed.created_at
+FROM (
+    SELECT
+        coalesce(max(seen.sequence_number) FILTER (WHERE seen.sequence_number - seen.place = %(settled)s), %(settled)s)
+            AS run_end,
+        coalesce((SELECT max(sequence_number) FROM event_store), 0) AS largest,
+        pg_sequence_last_value(%(sequence)s::regclass) AS last_drawn
+    FROM (
+        SELECT
+            above.sequence_number,
+            row_number() OVER (ORDER BY above.sequence_number) AS place
+        FROM (
+            SELECT sequence_number
+            FROM event_store
+            WHERE sequence_number > %(settled)s
+            ORDER BY sequence_number
+            LIMIT %(run_limit)s
+        ) AS above
+    ) AS seen
+) AS sighting
+LEFT JOIN LATERAL (
+    SELECT
+        event.*,
+        sum(octet_length(data_text) + coalesce(octet_length(metadata_text), 0)) OVER (
+            ORDER BY sequence_number
+            ROWS UNBOUNDED PRECEDING
+        ) AS bytes
+    FROM (
+        SELECT
+            event_id,
+            aggregate_id,
+            aggregate_type,
+            event_type,
+            CASE
+                WHEN pg_column_size(event_data) + coalesce(pg_column_size(metadata), 0) <= %(most_stored)s
+                    THEN event_data::text
+            END AS data_text,
+            CASE
+                WHEN pg_column_size(event_data) + coalesce(pg_column_size(metadata), 0) <= %(most_stored)s
+                    THEN metadata::text
+            END AS metadata_text,
+            version,
+            sequence_number,
+            created_at
+        FROM event_store
+        WHERE sequence_number > %(settled)s
+            AND sequence_number <= sighting.run_end
+            AND sighting.run_end <= %(settled)s + %(most_events)s
+        ORDER BY sequence_number
+        LIMIT %(most_events)s
+    ) AS event
+) AS weighed ON true
+ORDER BY weighed.sequence_number
+"""
+
+# Rows: one.  For the watcher's session, whose statements are few and all go by an index: they are planned once, for
+# planning takes longer than a look; and the plan must be the right one also when the store was empty at that time.
+CONFIGURE_WATCHER: LiteralString = """
+SELECT
+    set_config('plan_cache_mode', 'force_generic_plan', false),
+    set_config('enable_seqscan', 'off', false),
+    set_config('enable_bitmapscan', 'off', false),
+    set_config('jit', 'off', false)
+"""
+
 # Rows: one for each transaction that holds RowExclusiveLock on event_store or a partition of it: any transaction
 # that may still commit a number that it drew before this statement began.  A prepared transaction keeps the
 # virtual transaction id of the session that prepared it.  Locks: none (reads the lock table).
@@ -181,26 +264,56 @@ DISARM_DOORBELL: LiteralString = "SELECT pg_advisory_unlock(%(key)s), pg_notify(
 
 # --- reader --------------------------------------------------------------------------------------------------
 
-# Parameters: after, upto, event_types (text[]), batch_size.  Rows: at most batch_size events in order.
-# Both bounds matter: nothing above the mark is read, and a sparse filter scans a bounded range.
+# Parameters: after, upto, event_types (text[]), batch_size, most_stored, most_bytes.  Rows: at most batch_size events in
+# order; both JSON columns are null once their sizes as text add up to more than most_bytes, and where they are stored in
+# more than most_stored bytes (compressed), for then the server should not even unpack them.
+# Both bounds of the range matter: nothing above the mark is read, and a sparse filter scans a bounded range.
+# JSON is the only column of type text, so that it can be kept as bytes; it is made once, under the LIMIT.
 # Index: (event_type, sequence_number) or the unique one on sequence_number, whichever costs less.
 READ_EVENTS: LiteralString = """
 SELECT
     event_id,
     aggregate_id,
-    aggregate_type,
-    event_type,
-    event_data,
-    metadata,
+    aggregate_type::varchar,
+    event_type::varchar,
+    CASE WHEN bytes <= %(most_bytes)s THEN data_text END,
+    CASE WHEN bytes <= %(most_bytes)s THEN metadata_text END,
     version,
     sequence_number,
     created_at
-FROM event_store
-WHERE sequence_number > %(after)s
-    AND sequence_number <= %(upto)s
-    AND event_type = ANY(%(event_types)s)
+FROM (
+    SELECT
+        event.*,
+        sum(octet_length(data_text) + coalesce(octet_length(metadata_text), 0)) OVER (
+            ORDER BY sequence_number
+            ROWS UNBOUNDED PRECEDING
+        ) AS bytes
+    FROM (
+        SELECT
+            event_id,
+            aggregate_id,
+            aggregate_type,
+            event_type,
+            CASE
+                WHEN pg_column_size(event_data) + coalesce(pg_column_size(metadata), 0) <= %(most_stored)s
+                    THEN event_data::text
+            END AS data_text,
+            CASE
+                WHEN pg_column_size(event_data) + coalesce(pg_column_size(metadata), 0) <= %(most_stored)s
+                    THEN metadata::text
+            END AS metadata_text,
+            version,
+            sequence_number,
+            created_at
+        FROM event_store
+        WHERE sequence_number > %(after)s
+            AND sequence_number <= %(upto)s
+            AND event_type = ANY(%(event_types)s)
+        ORDER BY sequence_number
+        LIMIT %(batch_size)s
+    ) AS event
+) AS weighed
 ORDER BY sequence_number
-LIMIT %(batch_size)s
 """
 
 # As READ_EVENTS, for a projection that takes every type.
@@ -208,18 +321,45 @@ READ_ALL_EVENTS: LiteralString = """
 SELECT
     event_id,
     aggregate_id,
-    aggregate_type,
-    event_type,
-    event_data,
-    metadata,
+    aggregate_type::varchar,
+    event_type::varchar,
+    CASE WHEN bytes <= %(most_bytes)s THEN data_text END,
+    CASE WHEN bytes <= %(most_bytes)s THEN metadata_text END,
     version,
     sequence_number,
     created_at
-FROM event_store
-WHERE sequence_number > %(after)s
-    AND sequence_number <= %(upto)s
+FROM (
+    SELECT
+        event.*,
+        sum(octet_length(data_text) + coalesce(octet_length(metadata_text), 0)) OVER (
+            ORDER BY sequence_number
+            ROWS UNBOUNDED PRECEDING
+        ) AS bytes
+    FROM (
+        SELECT
+            event_id,
+            aggregate_id,
+            aggregate_type,
+            event_type,
+            CASE
+                WHEN pg_column_size(event_data) + coalesce(pg_column_size(metadata), 0) <= %(most_stored)s
+                    THEN event_data::text
+            END AS data_text,
+            CASE
+                WHEN pg_column_size(event_data) + coalesce(pg_column_size(metadata), 0) <= %(most_stored)s
+                    THEN metadata::text
+            END AS metadata_text,
+            version,
+            sequence_number,
+            created_at
+        FROM event_store
+        WHERE sequence_number > %(after)s
+            AND sequence_number <= %(upto)s
+        ORDER BY sequence_number
+        LIMIT %(batch_size)s
+    ) AS event
+) AS weighed
 ORDER BY sequence_number
-LIMIT %(batch_size)s
 """
 
 # --- range reader / relation ---------------------------------------------------------------------------------
@@ -336,6 +476,10 @@ INSERT INTO projection_checkpoints (projection_name)
 VALUES (%(name)s)
 ON CONFLICT (projection_name) DO NOTHING
 """
+
+# A transaction that is sent through a pipeline.
+BEGIN: LiteralString = "BEGIN"
+COMMIT: LiteralString = "COMMIT"
 
 # The first statement of every transaction that applies events.  The setting is local: when a handler has ended the
 # transaction, by whatever trick, it is gone, and the compare-and-set below fails.
@@ -480,6 +624,96 @@ WHERE locktype = 'advisory'
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
     AND objsubid = 1
     AND (classid::bigint << 32) | objid::bigint = %(key)s
+"""
+
+# --- row projections ------------------------------------------------------------------------------------------
+
+# For the rest of the transaction, before rows are looked for by their keys: a plan that was made while a table was tiny
+# reads it from end to end, and is used until the table is analyzed, however large it has become meanwhile.
+PREFER_INDEXES: LiteralString = "SET LOCAL enable_seqscan = off"
+
+# Parameters: table (text, quoted where need be).  Rows: one (oid, kind, columns of the primary key in its order or
+# null, whether that key is deferrable), or none when the search_path finds no such table.
+ROW_TABLE: LiteralString = """
+SELECT
+    class.oid,
+    class.relkind::text,
+    key.columns,
+    coalesce(key.is_deferrable, false)
+FROM pg_class AS class
+CROSS JOIN LATERAL (
+    SELECT
+        array_agg(attribute.attname::text ORDER BY part.place) AS columns,
+        bool_or(con.condeferrable) AS is_deferrable
+    FROM pg_constraint AS con
+    CROSS JOIN LATERAL unnest(con.conkey) WITH ORDINALITY AS part (number, place)
+    JOIN pg_attribute AS attribute ON attribute.attrelid = con.conrelid AND attribute.attnum = part.number
+    WHERE con.conrelid = class.oid
+        AND con.contype = 'p'
+) AS key
+WHERE class.oid = to_regclass(%(table)s)
+"""
+
+# Parameters: table (oid).  Rows: one for each column, in order: name, type as it was declared, whether NOT NULL,
+# whether something fills it when an INSERT does not, whether nothing else may, whether its collation tells all
+# different texts apart; and of its type, or the one that its domain stands for: schema and name, name of the type or of
+# its elements ('enum' for enumerations, '' for what is not PostgreSQL's own), modifier, whether it is an array, an
+# enumeration's labels.
+ROW_COLUMNS: LiteralString = """
+WITH RECURSIVE resolved AS (
+    SELECT
+        attribute.attnum,
+        attribute.atttypid AS type,
+        attribute.atttypmod AS modifier,
+        attribute.attnotnull AS is_required,
+        attribute.atthasdef OR attribute.attidentity <> '' AS has_default
+    FROM pg_attribute AS attribute
+    WHERE attribute.attrelid = %(table)s
+        AND attribute.attnum > 0
+        AND NOT attribute.attisdropped
+    UNION ALL
+    SELECT
+        resolved.attnum,
+        domain.typbasetype,
+        CASE resolved.modifier WHEN -1 THEN domain.typtypmod ELSE resolved.modifier END,
+        resolved.is_required OR domain.typnotnull,
+        resolved.has_default OR domain.typdefault IS NOT NULL
+    FROM resolved
+    JOIN pg_type AS domain ON domain.oid = resolved.type
+    WHERE domain.typtype = 'd'
+)
+SELECT
+    attribute.attname::text,
+    format_type(attribute.atttypid, attribute.atttypmod),
+    resolved.is_required,
+    resolved.has_default,
+    attribute.attgenerated <> '' OR attribute.attidentity = 'a',
+    coalesce(pg_collation.collisdeterministic, true),
+    namespace.nspname::text,
+    type.typname::text,
+    CASE
+        WHEN plain.typtype = 'e' THEN 'enum'
+        WHEN plain.typnamespace = 'pg_catalog'::regnamespace AND plain.typtype = 'b' THEN plain.typname::text
+        ELSE ''
+    END,
+    resolved.modifier,
+    plain.oid <> type.oid,
+    ARRAY(
+        SELECT pg_enum.enumlabel::text
+        FROM pg_enum
+        WHERE pg_enum.enumtypid = plain.oid
+        ORDER BY pg_enum.enumsortorder
+    )
+FROM resolved
+JOIN pg_attribute AS attribute ON attribute.attrelid = %(table)s AND attribute.attnum = resolved.attnum
+JOIN pg_type AS type ON type.oid = resolved.type AND type.typtype <> 'd'
+JOIN pg_namespace AS namespace ON namespace.oid = type.typnamespace
+JOIN pg_type AS plain ON plain.oid = CASE
+    WHEN type.typcategory = 'A' AND type.typlen = -1 AND type.typelem <> 0 THEN type.typelem
+    ELSE type.oid
+END
+LEFT JOIN pg_collation ON pg_collation.oid = attribute.attcollation
+ORDER BY resolved.attnum
 """
 
 # --- for people ----------------------------------------------------------------------------------------------

@@ -190,6 +190,7 @@ class Worker:
             self._pool,
             self._watcher.settled,
             self._slots[name],
+            recent=self._watcher.recent.read,
             on_arrival=self._watcher.nudge,
             careful_upto=self._careful_upto.get(name, 0),
         )

@@ -43,18 +43,23 @@ def with_schema(ddl: str, *owned: str) -> Definition:
     return define(Orders)
 
 
+def unchecked(_: databases.Connection) -> None:
+    """Stand for a kind that has nothing to check."""
+
+
 def test_tables_are_made_once_and_found_again(db: databases.Connection, conn: Connection) -> None:
     definition = with_schema(
         "CREATE TABLE IF NOT EXISTS orders (n int); CREATE INDEX IF NOT EXISTS o ON orders (n)", "orders"
     )
-    prepare(db, definition)
+    prepare(db, definition, unchecked)
     conn.execute("INSERT INTO orders VALUES (1)")
-    prepare(db, definition)
+    prepare(db, definition, unchecked)
     assert value(conn, "SELECT count(*) FROM orders") == 1
 
 
 def test_a_schema_with_percent_signs_is_run_as_it_stands(db: databases.Connection, conn: Connection) -> None:
-    prepare(db, with_schema("CREATE TABLE orders (n int DEFAULT 7 % 4, t text DEFAULT '%s %(x)s')", "orders"))
+    definition = with_schema("CREATE TABLE orders (n int DEFAULT 7 % 4, t text DEFAULT '%s %(x)s')", "orders")
+    prepare(db, definition, unchecked)
     conn.execute("INSERT INTO orders DEFAULT VALUES")
     assert list(conn.execute("SELECT * FROM orders")) == [(3, "%s %(x)s")]
 
@@ -62,7 +67,7 @@ def test_a_schema_with_percent_signs_is_run_as_it_stands(db: databases.Connectio
 def test_a_table_that_is_declared_and_not_made_is_refused(db: databases.Connection) -> None:
     definition = with_schema("CREATE TABLE IF NOT EXISTS orders (n int)", "orders", "Lines", "elsewhere.orders")
     with pytest.raises(ConfigurationError) as raised:
-        prepare(db, definition)
+        prepare(db, definition, unchecked)
     assert '"orders" declares tables that do not exist: Lines, elsewhere.orders' in str(raised.value)
     # Nothing is left of the attempt.
     assert missing_tables(db, definition) == ["orders", "Lines", "elsewhere.orders"]
@@ -72,13 +77,13 @@ def test_a_schema_that_postgresql_refuses_is_told_with_its_place(db: databases.C
     with pytest.raises(
         ConfigurationError, match=r'the schema of "orders" .*test_preparation.py.* is refused: SyntaxError'
     ):
-        prepare(db, with_schema("CREATE TABEL orders ()"))
+        prepare(db, with_schema("CREATE TABEL orders ()"), unchecked)
 
 
 @pytest.mark.parametrize("statement", ["COMMIT", "BEGIN", "ROLLBACK"])
 def test_a_schema_may_not_end_the_transaction(db: databases.Connection, statement: str) -> None:
     with pytest.raises(Exception, match="the transaction is the daemon's"):
-        prepare(db, with_schema(f"{statement}; CREATE TABLE orders ()"))
+        prepare(db, with_schema(f"{statement}; CREATE TABLE orders ()"), unchecked)
 
 
 def test_two_workers_may_prepare_one_projection_at_once(database: Database) -> None:
@@ -89,7 +94,7 @@ def test_two_workers_may_prepare_one_projection_at_once(database: Database) -> N
         try:
             with databases.connect(database.dsn, role="runner", statement_timeout_seconds=30) as db:
                 enroll(db, definition)
-                prepare(db, definition)
+                prepare(db, definition, unchecked)
         except Exception as error:  # noqa: BLE001 -- a thread's error is the test's
             failures.append(error)
 

@@ -2,15 +2,17 @@
 
 import threading
 import time
+from types import SimpleNamespace
 
 import psycopg
 import pytest
 
+from projectiond import applier, logs
 from projectiond import checkpoint as checkpoints
-from projectiond import logs
 from projectiond.database import Connection
 from projectiond.event import Event
 from projectiond.projection import Projection, handles
+from projectiond.reader import Asked
 from projectiond.runner import Outcome
 from tests.support.daemon import Daemon, Stage, journal
 from tests.support.events import append, append_many
@@ -40,15 +42,61 @@ def test_an_event_type_may_be_any_text(database: Database) -> None:
         assert daemon.applied() == numbers[:-1]
 
 
-def test_a_batch_is_committed_in_transactions_of_checkpoint_every_events(database: Database) -> None:
-    numbers = append_many(database.connect(), 25)
-    with Stage(database, journal(), mark=25, batch_size=20, checkpoint_every=8) as stage:
-        assert stage.runner.run_once() is Outcome.ADVANCED
-        xids = stage.ask(b"SELECT count(*) FROM journal GROUP BY xmin::text ORDER BY min(place)")
-        assert xids == [(8,), (8,), (4,)]
-        assert stage.runner.run_once() is Outcome.ADVANCED
+TRANSACTIONS = b"SELECT count(*) FROM journal GROUP BY xmin::text ORDER BY min(place)"
+
+
+def test_a_transaction_takes_checkpoint_every_events_and_grows_while_behind(database: Database) -> None:
+    conn = database.connect()
+    numbers = append_many(conn, 100)
+    with Stage(database, journal(), mark=100, batch_size=20, checkpoint_every=8) as stage:
+        for expected in ([(8,)], [(8,), (92,)]):
+            assert stage.runner.run_once() is Outcome.ADVANCED
+            assert stage.ask(TRANSACTIONS) == expected
         assert stage.runner.run_once() is Outcome.CAUGHT_UP
         assert stage.applied() == numbers
+        assert stage.checkpoint()["processed"] == 100
+
+
+def test_a_transaction_grows_no_longer_than_its_time(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = append_many(database.connect(), 40)
+    now = [0.0]
+    monkeypatch.setattr(applier, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    class Slow(Projection):
+        name = "journal"
+        tables = ("journal",)
+        schema = "CREATE TABLE journal (place serial, sequence_number bigint)"
+
+        @handles("*")
+        def note(self, event: Event, db: Connection) -> None:
+            now[0] += 0.01
+            db.execute("INSERT INTO journal (sequence_number) VALUES (%s)", (event.sequence_number,))
+
+    with Stage(database, Slow, mark=40, batch_size=5, checkpoint_every=5, catchup_transaction_seconds=0.09) as stage:
+        while stage.runner.run_once() is Outcome.ADVANCED:
+            pass
+        assert stage.applied() == numbers
+        # A batch takes 50 ms: there is time for a second one, and not for a third.
+        assert stage.ask(TRANSACTIONS) == [(5,), (10,), (10,), (10,), (5,)]
+
+
+def test_what_was_read_ahead_is_not_read_again(database: Database) -> None:
+    numbers = append_many(database.connect(), 60)
+    with Stage(
+        database, journal(), mark=60, batch_size=10, checkpoint_every=10, catchup_transaction_seconds=0.01
+    ) as stage:
+        asked = []
+        ask = stage.runner._applier._reader.ask
+
+        def noted(db: Connection, after: int, mark: int, limit: int | None) -> Asked:
+            asked.append(after)
+            return ask(db, after, mark, limit)
+
+        stage.runner._applier._reader.ask = noted  # type: ignore[method-assign]
+        while stage.runner.run_once() is Outcome.ADVANCED:
+            pass
+        assert stage.applied() == numbers
+        assert asked == [0, 10, 20, 30, 40, 50]
 
 
 def test_a_batch_without_a_matching_event_still_advances_to_the_mark(database: Database) -> None:
@@ -62,8 +110,8 @@ def test_a_batch_without_a_matching_event_still_advances_to_the_mark(database: D
 def test_nothing_is_read_past_the_mark(database: Database) -> None:
     numbers = append_many(database.connect(), 25)
     with Stage(database, journal(), mark=11) as stage:
-        assert stage.runner.run_once() is Outcome.ADVANCED
-        assert stage.runner.run_once() is Outcome.CAUGHT_UP
+        while stage.runner.run_once() is Outcome.ADVANCED:
+            pass
         assert stage.applied() == numbers[:11]
 
 
@@ -209,7 +257,7 @@ def test_a_rebuild_that_is_interrupted_goes_on_and_does_not_begin_again(database
     with Daemon(database, Slow) as daemon:
         daemon.wait_until_at("journal", numbers[-1])
     may_go_on.clear()
-    daemon = Daemon(database, Slow, checkpoint_every=10).start()
+    daemon = Daemon(database, Slow, checkpoint_every=10, batch_size=10).start()
     daemon.set_status("journal", "rebuilding")
     assert is_halfway.wait(20)
     runner = daemon.worker._runners["journal"]

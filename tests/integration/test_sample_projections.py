@@ -201,7 +201,7 @@ def apply(definition: Definition, events: Sequence[Event[Any]], db: Connection, 
 def apply_each(definition: Definition, events: Sequence[Event[Any]], db: Connection) -> None:
     for event in events:
         for handler in definition.handlers_for(event.event_type):
-            handler.call(event, db)
+            handler.function(handler.event_for(event), db)
 
 
 @pytest.mark.parametrize("pipelined", [True, False], ids=["pipelined", "one by one"])

@@ -30,7 +30,7 @@ from projectiond.definition import Definition
 from projectiond.event import Event
 from projectiond.fault import Fault
 from projectiond.limits import resolve_limits
-from projectiond.projection import Projection, handles
+from projectiond.projection import BaseProjection, Projection, handles
 from projectiond.recorder import Recorder, create_recorder_file
 from projectiond.registry import _candidate
 from projectiond.runner import Runner
@@ -79,7 +79,7 @@ def captured_log() -> Iterator[Log]:
         structlog.reset_defaults()
 
 
-def define(projection: type[Projection]) -> Definition:
+def define(projection: type[BaseProjection]) -> Definition:
     """Make the definition of a class that stands in a test, as the registry does for plugins."""
     faults: list[Fault] = []
     definition = _candidate(projection, {}, faults).definition
@@ -89,7 +89,7 @@ def define(projection: type[Projection]) -> Definition:
 
 def journal(
     table: str = "journal", *event_types: str, effect: Effect | None = None, **options: object
-) -> type[Projection]:
+) -> type[BaseProjection]:
     """Make a projection that notes the number of each event in a table of its own name.
 
     Args:
@@ -194,7 +194,7 @@ class Daemon(Reporter):
     def __init__(
         self,
         database: Database,
-        *projections: type[Projection],
+        *projections: type[BaseProjection],
         log: Log | None = None,
         **settings: Any,  # noqa: ANN401 -- whatever Settings takes
     ) -> None:
@@ -243,7 +243,7 @@ class Stage(Reporter):
     def __init__(
         self,
         database: Database,
-        projection: type[Projection],
+        projection: type[BaseProjection],
         *,
         mark: int = 0,
         log: Log | None = None,

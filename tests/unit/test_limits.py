@@ -8,16 +8,16 @@ from projectiond.limits import Limits, resolve_limits
 from projectiond.settings import Settings
 from tests.support.daemon import define, journal
 
-SETTINGS = Settings(batch_size=7, checkpoint_every=3, max_attempts=5, on_error="skip")
+SETTINGS = Settings(batch_size=7, checkpoint_every=3, max_attempts=5, on_error="skip", catchup_transaction_seconds=2)
 
 
 def test_a_projection_without_limits_of_its_own_has_those_of_the_settings() -> None:
-    assert resolve_limits(define(journal()), SETTINGS) == Limits(7, 3, 5, "skip")
+    assert resolve_limits(define(journal()), SETTINGS) == Limits(7, 3, 5, "skip", 2)
 
 
 def test_a_projection_s_own_limits_win() -> None:
     own = journal(batch_size=70, checkpoint_every=30, max_attempts=50, on_error="pause")
-    assert resolve_limits(define(own), SETTINGS) == Limits(70, 30, 50, "pause")
+    assert resolve_limits(define(own), SETTINGS) == Limits(70, 30, 50, "pause", 2)
 
 
 @pytest.mark.parametrize(

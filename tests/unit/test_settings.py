@@ -80,6 +80,7 @@ class TestSources:
             "statement_timeout_seconds": ("2.5", 2.5),
             "batch_size": ("7", 7),
             "checkpoint_every": ("3", 3),
+            "catchup_transaction_seconds": ("0.25", 0.25),
             "snapshot_threshold": ("9", 9),
             "poll_interval_seconds": ("0.25", 0.25),
             "wakeup": ("poll", "poll"),
