@@ -120,3 +120,79 @@ def test_a_new_projection_of_each_kind_keeps_the_same_table(database: Database, 
     )
     kept = conn.execute("SELECT id, label, amount, updated_at FROM things ORDER BY amount").fetchall()
     assert kept == [(other, "another", 0, moments[other]), (one, "the last", 7, moments[one])]
+
+
+# The guide's table of columns and fields.
+FIELDS = """
+import datetime as dt
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from projectiond import Event, RowProjection, handles
+
+
+class Size(Enum):
+    SMALL = "small"
+    LARGE = "large"
+
+
+class Part(BaseModel):
+    sku: str
+
+
+@dataclass
+class Everything:
+    id: UUID
+    small: int = 0
+    whole: int = 0
+    amount: Decimal = Decimal(0)
+    count: int = 0
+    ratio: float = 0.0
+    is_paid: bool = False
+    label: str = ""
+    size: Size = Size.SMALL
+    colour: Literal["red", "green"] = "red"
+    mood: str = "fine"
+    happened_at: dt.datetime = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    local: dt.datetime = dt.datetime(2026, 1, 1)
+    day: dt.date = dt.date(2026, 1, 1)
+    at: dt.time = dt.time(12)
+    took: dt.timedelta = dt.timedelta(seconds=1)
+    digest: bytes = b""
+    notes: dict[str, Any] = field(default_factory=dict)
+    anything: Any = 0
+    parts: list[Part] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
+    owner: UUID | None = None
+
+
+class Rows(RowProjection):
+    tables = ("everything",)
+    schema = '''
+        CREATE TYPE mood AS ENUM ('fine', 'sad');
+        CREATE TABLE everything (
+            id UUID PRIMARY KEY, small SMALLINT NOT NULL, whole BIGINT NOT NULL, amount NUMERIC(12, 2) NOT NULL,
+            count NUMERIC(20) NOT NULL, ratio DOUBLE PRECISION NOT NULL, is_paid BOOLEAN NOT NULL,
+            label VARCHAR(20) NOT NULL, size TEXT NOT NULL, colour TEXT NOT NULL, mood MOOD NOT NULL,
+            happened_at TIMESTAMPTZ NOT NULL, local TIMESTAMP NOT NULL, day DATE NOT NULL, at TIME NOT NULL,
+            took INTERVAL NOT NULL, digest BYTEA NOT NULL, notes JSONB NOT NULL, anything JSON NOT NULL,
+            parts JSONB NOT NULL, tags TEXT[] NOT NULL, owner UUID
+        );
+    '''
+    row = Everything
+
+    @handles("Happened")
+    def happened(self, row: Everything, event: Event) -> None: ...
+"""
+
+
+def test_the_guides_pairs_of_column_and_field_fit(database: Database, tmp_path: Path) -> None:
+    (tmp_path / "rows.py").write_text(FIELDS, encoding="utf-8")
+    (definition,) = load_projections([tmp_path], {}).definitions
+    with Connection.connect(database.dsn, autocommit=True) as db:
+        try_out(db, definition)
