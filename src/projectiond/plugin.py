@@ -205,9 +205,7 @@ def _load_entry_point(entry_point: importlib.metadata.EntryPoint, plugins: Plugi
             plugins.faults.append(Fault(place, None, "the module has no projection of its own"))
         plugins.classes += classes
     elif not _is_projection(loaded):
-        plugins.faults.append(
-            Fault(place, None, "is neither a projection nor a module")
-        )
+        plugins.faults.append(Fault(place, None, "is neither a projection nor a module"))
     elif loaded.__name__.startswith("_"):
         message = f"{loaded.__name__} begins with _ and so is a base for others; name a projection, or a module of them"
         plugins.faults.append(Fault(place, None, message))
