@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from projectiond.definition import Definition, Handler
 from projectiond.fault import Fault, quoted
@@ -31,6 +31,10 @@ from projectiond.settings import ProjectionSettings
 __all__ = ["Fault", "Registry", "load_projections"]
 
 V = TypeVar("V")
+
+# What a SqlProjection has no use for.
+SIZES: Final = ("batch_size", "checkpoint_every")
+SIZELESS: Final = "means nothing in a SqlProjection, where a transaction takes what its time allows; take it out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,9 @@ def _candidate(
         look_for_strays(cls, kind, complain)
     options = read_options(cls, complain)
     methods = [] if kind is None else _read_methods(cls, kind, complain_at)
+    if kind is SqlProjection:
+        _refuse_sizes(options, complain)
+        faults += _stray_overrides(name, overrides)
     projection = _instance(cls, complain)
     faults += found
     if found or name is None or projection is None:
@@ -112,6 +119,24 @@ def _read_methods(cls: type[BaseProjection], kind: type[BaseProjection], complai
     if issubclass(kind, RowProjection):
         check_key(cls, complain)
     return read_handlers(cls, complain)
+
+
+SIZES: Final = ("batch_size", "checkpoint_every")
+SIZELESS: Final = (
+    "means nothing in a SqlProjection, where the time of a transaction says how much it takes; take it out"
+)
+
+
+def _refuse_sizes(options: Options, complain: Complain) -> None:
+    for option in SIZES:
+        if getattr(options, option) is not None:
+            complain(f"{option} {SIZELESS}")
+
+
+def _stray_overrides(name: str | None, overrides: Mapping[str, ProjectionSettings]) -> list[Fault]:
+    settings = overrides.get(name or "", ProjectionSettings())
+    strays = [option for option in SIZES if getattr(settings, option) is not None]
+    return [Fault("settings", None, f"[projection.{name}]: {option} {SIZELESS}") for option in strays]
 
 
 def _instance(cls: type[BaseProjection], complain: Complain) -> BaseProjection | None:

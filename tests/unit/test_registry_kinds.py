@@ -198,6 +198,8 @@ def test_a_class_of_two_kinds_is_a_fault(plugins: Path) -> None:
         ("Projection", "def apply(self, events, db): pass", "apply means nothing in a Projection; subclass BatchProj"),
         ("Projection", "event_types = ('A',)", "event_types means nothing in a Projection, where @handles says which"),
         ("RowProjection", "event_types = ('A',)", "event_types means nothing in a RowProjection, where @handles says"),
+        ("SqlProjection", "batch_size = 5", "batch_size means nothing in a SqlProjection, where a transaction tak"),
+        ("SqlProjection", "checkpoint_every = 5", "checkpoint_every means nothing in a SqlProjection, where a transac"),
         ("RowProjection", "sql = 'x'", "sql means nothing in a RowProjection; subclass SqlProjection instead"),
         (
             "RowProjection",

@@ -40,7 +40,7 @@ class InSql:
 
     def __init__(self, definition: Definition, author: AuthorCode) -> None:
         if not isinstance(definition.projection, SqlProjection):
-            raise ConfigurationError(f'"{definition.name}" is not an SqlProjection')
+            raise ConfigurationError(f'"{definition.name}" is not a SqlProjection')
         texts = definition.projection.sql
         self._statements = [Statement(text) for text in ((texts,) if isinstance(texts, str) else texts)]
         self._definition = definition
@@ -88,10 +88,21 @@ class InSql:
             return
         # The guard looks at the beginning of what is sent, which is ours.
         db.is_altered = db.is_altered or self._is_session_changed
-        for query in self._queries:
-            cursor = psycopg.RawCursor(db)
-            self._sent.append(cursor)
-            self._execute(cursor, query, batch.after, batch.upto)
+        try:
+            for query in self._queries:
+                cursor = psycopg.RawCursor(db)
+                self._sent.append(cursor)
+                self._execute(cursor, query, batch.after, batch.upto)
+            if batch.count > 1 and db.active_pipeline is not None:
+                # What cannot take several events would work on each alone, one by one and for ever.
+                db.active_pipeline.sync()
+        except psycopg.errors.CardinalityViolation as error:
+            if batch.count == 1 or error.diag.source_file != sql.ROW_WRITTEN_TWICE:
+                raise
+            raise ConfigurationError(
+                f"{self.at_work} ({self._definition.source}) cannot take several events: {error.diag.message_primary}",
+                hint=f"let it write each row once, with GROUP BY or DISTINCT ON: {MENDED}",
+            ) from error
 
     def _execute(self, cursor: psycopg.RawCursor[TupleRow], query: bytes, after: int, upto: int) -> None:
         # Never prepared: a plan that was made for one event is a disaster for half a million.
