@@ -121,12 +121,6 @@ def _read_methods(cls: type[BaseProjection], kind: type[BaseProjection], complai
     return read_handlers(cls, complain)
 
 
-SIZES: Final = ("batch_size", "checkpoint_every")
-SIZELESS: Final = (
-    "means nothing in a SqlProjection, where the time of a transaction says how much it takes; take it out"
-)
-
-
 def _refuse_sizes(options: Options, complain: Complain) -> None:
     for option in SIZES:
         if getattr(options, option) is not None:
