@@ -408,7 +408,7 @@ FROM (
 ) AS matching
 """
 
-# What is put in front of the statements of an SqlProjection, whose percent signs are its own: parameters are numbered.
+# What is put in front of the statements of a SqlProjection, whose percent signs are its own: parameters are numbered.
 # Parameters: $1 after, $2 upto, $3 event_types (text[]).
 # Not materialized: each mention of it is planned by itself, with the author's conditions, and may use an index.
 # Index: as COUNT_EVENTS, or none when the range is a good part of the table.
@@ -453,6 +453,10 @@ UNREADABLE_EVENTS: LiteralString = "events AS (DELETE FROM projection_checkpoint
 READ_OF_UNREADABLE: Final = "addRangeTableEntryForCTE"
 
 EXPLAIN: LiteralString = "EXPLAIN (COSTS OFF) "
+
+# Where the server finds that one INSERT … ON CONFLICT, or one MERGE, would write a row twice; the SQLSTATE is that of a
+# subquery with several rows too.  Source: PostgreSQL, src/backend/executor/nodeModifyTable.c.
+ROW_WRITTEN_TWICE: Final = "nodeModifyTable.c"
 
 # --- checkpoint ----------------------------------------------------------------------------------------------
 

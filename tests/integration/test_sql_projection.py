@@ -11,8 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import errors
+from psycopg.pq import TransactionStatus
 
 from projectiond.database import Connection, connect
+from projectiond.errors import ConfigurationError
 from projectiond.kinds.relation import InSql
 from projectiond.projection import SqlProjection
 from tests.support.events import append, append_many
@@ -207,6 +209,45 @@ def test_a_failure_names_the_statement_that_failed(db: Connection, conn: Conn, *
     apply(db, kind, 2, 3, is_pipelined=is_pipelined)
     assert kind.at_work == "DailySales.sql, statement 3 of 3"
     assert make_kind("SELECT 1 FROM events").at_work == "DailySales.sql"
+
+
+TWICE = [
+    (
+        "INSERT INTO totals SELECT event_type, version, 0 FROM events"
+        " ON CONFLICT (name) DO UPDATE SET count = excluded.count"
+    ),
+    "MERGE INTO totals USING events ON name = event_type WHEN MATCHED THEN UPDATE SET count = totals.count + 1",
+]
+
+
+@pytest.mark.parametrize("statement", TWICE, ids=["insert", "merge"])
+def test_a_statement_that_can_only_take_one_event_is_a_fault_of_the_projection_and_of_no_event(
+    db: Connection, conn: Conn, statement: str, *, is_pipelined: bool
+) -> None:
+    conn.execute("INSERT INTO totals VALUES ('Counted', 0, 0)")
+    append_many(conn, 3)
+    kind = make_kind("SELECT 1 FROM events", statement)
+    with pytest.raises(ConfigurationError) as caught:
+        apply(db, kind, is_pipelined=is_pipelined)
+    assert str(caught.value).startswith(
+        "DailySales.sql, statement 2 of 2 (projections/daily_sales.py:8) cannot take several events: "
+    )
+    assert "cannot affect row a second time; let it write each row once, with GROUP BY or DISTINCT ON: mend it" in str(
+        caught.value
+    )
+    assert db.info.transaction_status is TransactionStatus.IDLE
+    apply(db, kind, 0, 1, is_pipelined=is_pipelined)
+    assert rows(conn, "SELECT name, count FROM totals") == [("Counted", 1)]
+
+
+def test_what_may_be_the_fault_of_one_event_is_left_to_be_found(
+    db: Connection, conn: Conn, *, is_pipelined: bool
+) -> None:
+    conn.execute("INSERT INTO seen VALUES (2, 'a'), (2, 'b')")
+    append_many(conn, 3)
+    kind = make_kind("INSERT INTO seen SELECT version, (SELECT note FROM seen WHERE n = version) FROM events")
+    with pytest.raises(errors.CardinalityViolation):
+        apply(db, kind, is_pipelined=is_pipelined)
 
 
 def test_nothing_is_left_in_the_session(db: Connection, conn: Conn) -> None:

@@ -1,4 +1,4 @@
-"""The statements of an SqlProjection: however they are written they run, and what cannot be right is refused."""
+"""The statements of a SqlProjection: however they are written they run, and what cannot be right is refused."""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -338,7 +338,7 @@ def test_what_passes_by_itself_is_no_fault_of_the_statement(db: Connection, data
         make_kind("INSERT INTO seen SELECT version FROM events").check(db)
 
 
-def test_only_an_sql_projection_is_taken() -> None:
+def test_only_a_sql_projection_is_taken() -> None:
     definition = replace(make_kind("SELECT 1 FROM events")._definition, projection=Projection())
-    with pytest.raises(ConfigurationError, match="is not an SqlProjection"):
+    with pytest.raises(ConfigurationError, match="is not a SqlProjection"):
         InSql(definition, make_author())
