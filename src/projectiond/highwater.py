@@ -22,6 +22,16 @@ connection on which it was proven, and begins anew with each (:meth:`HighWaterMa
 new primary may lack the old one's last events and hand out their numbers again: there the old mark proves nothing.
 Readers must not use it on a connection to another server either, see ``Watcher.settled``.
 
+Events that are read along.  Where a runner waits at the mark the new events are read in the same round trip, for all
+runners (``recent``).  They must be all of their range, though writers go on meanwhile:
+
+* What a run settles is read by the sighting's own statement, hence with its snapshot.  That snapshot has seen an event
+  for each number of the run, so it gives an event for each.  Beyond the run's end nothing is taken.
+* What a window settles is read as any reader does, in a statement later than the one that found its lockers gone.
+
+Both may end early, before an event that is too large or when there are too many.  Then the passage is shorter, never
+with a hole in it.
+
 Several windows may be open, so that a new gap need not wait for the last one's end.  When there are too many the
 newest is widened instead, which is still right and only later.
 
@@ -32,19 +42,38 @@ old; that matters only when a transaction holds event_store at the start, and th
 Called by the watcher of each worker, from one thread.
 """
 
+import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from psycopg.rows import TupleRow
+
 from projectiond import sql
 from projectiond.database import Connection, fetch_row
+from projectiond.recent import (
+    MOST_BYTES,
+    MOST_EVENTS,
+    MOST_STORED_BYTES,
+    UNREADABLE,
+    Passage,
+    Recent,
+    event_cursor,
+    make_passage,
+    read_passage,
+)
 
 # How far one look follows a gapless run.  Some 1,000 index entries cost less than the round trip.
 RUN_LIMIT: Final = 1000
 
 # More open windows than writers that commit between two looks are of no use.
 MAX_WINDOWS: Final = 64
+
+# In a row of a sighting with events: where the event begins, and its sequence number.
+_FIRST_OF_EVENT: Final = 3
+_NUMBER: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +131,8 @@ class HighWaterMark:
         self._sequence: str | None = None
         # A number beyond the sequence, which no mark will reach; 0 when there is none.
         self.stray = 0
+        # The newest settled events, as far as they have been read along.
+        self.recent = Recent()
 
     def __repr__(self) -> str:
         return f"<HighWaterMark settled={self.settled} windows={len(self._windows)}>"
@@ -119,23 +150,45 @@ class HighWaterMark:
     def reopen(self, db: Connection) -> None:
         """Begin on a new connection, at the mark that the database keeps unless it lies beyond the store's end."""
         self._windows.clear()
+        self.recent.clear()
         self._sequence = fetch_row(db, sql.NUMBERS_SEQUENCE)[0]
         db.execute(sql.FORGET_PROVEN_MARK, {"end": read_store_end(db)})
         row = db.execute(sql.READ_PROVEN_MARK).fetchone()
         self.settled = self._largest_seen = row[0] if row else 0
 
-    def look(self, db: Connection) -> bool:
-        """Take the readings that are needed now; say whether the mark has moved."""
+    def look(self, db: Connection, *, is_reading: bool = False) -> bool:
+        """Take the readings that are needed now; say whether the mark has moved.
+
+        Args:
+            db: The connection that the mark was opened on.
+            is_reading: Whether to read the events, too, that get settled.
+        """
         before = self.settled
-        sighting = _read_sighting(db, self.settled, self._sequence)
+        sighting, passage = self._sight(db, is_reading=is_reading)
         if sighting.largest < before and read_store_end(db) < before:
             # The store was emptied, or replaced, under us: numbers below the mark will be drawn again.
             self.reopen(db)
-            sighting = _read_sighting(db, self.settled, self._sequence)
+            sighting, passage = self._sight(db, is_reading=is_reading)
+        if passage is not None:
+            self.recent.keep(passage)
         if self.see(sighting):
             # A statement of its own: see the module's text.
             self.account(_read_lockers(db))
+        if is_reading and self.settled > sighting.run_end:
+            self._read_on(db, sighting.run_end if passage is None else passage.upto)
         return self.settled != before
+
+    def _sight(self, db: Connection, *, is_reading: bool) -> tuple[Sighting, Passage | None]:
+        if is_reading:
+            # Caught here: whoever needs an event that cannot be read will see it, and say so.
+            with suppress(*UNREADABLE):
+                return _read_sighting_and_events(db, self.settled, self._sequence)
+        return _read_sighting(db, self.settled, self._sequence), None
+
+    def _read_on(self, db: Connection, after: int) -> None:
+        """Read what a window has settled."""
+        if self.settled - after <= MOST_EVENTS and (passage := read_passage(db, after, self.settled)) is not None:
+            self.recent.keep(passage)
 
     def see(self, sighting: Sighting) -> bool:
         """Take in a sighting made at the current mark; say whether the lockers must be asked.
@@ -170,14 +223,37 @@ class HighWaterMark:
 
 def _read_sighting(db: Connection, settled: int, sequence: str | None) -> Sighting:
     parameters = {"settled": settled, "run_limit": RUN_LIMIT, "sequence": sequence}
-    run_end, largest, last_drawn = fetch_row(db, sql.SIGHTING, parameters)
+    return _make_sighting(fetch_row(db, sql.SIGHTING, parameters))
+
+
+def _read_sighting_and_events(db: Connection, settled: int, sequence: str | None) -> tuple[Sighting, Passage]:
+    parameters = {
+        "settled": settled,
+        "run_limit": RUN_LIMIT,
+        "sequence": sequence,
+        "most_events": MOST_EVENTS,
+        "most_stored": MOST_STORED_BYTES,
+        "most_bytes": MOST_BYTES,
+    }
+    read_at = time.monotonic()
+    rows = event_cursor(db).execute(sql.SIGHTING_AND_EVENTS, parameters, prepare=True).fetchall()
+    sighting = _make_sighting(rows[0][:_FIRST_OF_EVENT])
+    # Not beyond what the sequence has drawn; and of a run that is too long none was read.
+    numbers = [row[_NUMBER] for row in rows if row[_NUMBER] is not None and row[_NUMBER] <= sighting.run_end]
+    events = [row[_FIRST_OF_EVENT:] for row in rows[: len(numbers)]]
+    upto = numbers[-1] if numbers else settled
+    return sighting, make_passage(db, settled, upto, events, read_at)
+
+
+def _make_sighting(row: TupleRow) -> Sighting:
+    run_end, largest, last_drawn = row
     if last_drawn is None or largest <= last_drawn:
         return Sighting(run_end, largest)
     return Sighting(min(run_end, last_drawn), last_drawn, stray=largest)
 
 
 def _read_lockers(db: Connection) -> frozenset[str]:
-    return frozenset(row[0] for row in db.execute(sql.LOCKERS))
+    return frozenset(row[0] for row in db.execute(sql.LOCKERS, prepare=True))
 
 
 def describe_holders(db: Connection, lockers: frozenset[str]) -> Sequence[Holder]:

@@ -2,7 +2,7 @@
 
 It owns the worker's doorbell and high-water mark, on one connection of its own.  Started by the worker, which hands
 it two callbacks: the mark has moved, and the status of a projection has changed (both only set events, they never
-block).  Runners call :meth:`Watcher.settled`; nothing else crosses threads.
+block).  Runners call :meth:`Watcher.settled` and read :attr:`Watcher.recent`; nothing else crosses threads.
 
 What it does, as states::
 
@@ -16,6 +16,10 @@ the time that nothing has moved: a millisecond at first, a twentieth of the wait
 is at most five per cent on top of whatever was waited for; behind a transaction that stays open for minutes it is some
 20 small queries a second.  And while no runner waits at the mark (they are paused, or still below it) the pause is
 the longest one, until the first that arrives nudges the watcher.
+
+From an append to the read model it is a chain of few links: the ring, one query here, a thread that wakes, and that
+thread's transaction.  So the query brings the new events along while a runner waits for them (``recent``), it is
+planned once for all, and whatever else there is to do, like giving the bell back, comes after the runners were woken.
 
 The poll is the backstop for everything that can silence the bell: a crash of whoever armed it, a trigger disabled
 for a bulk load, a connection pooler.  With ``wakeup = "poll"`` there is nothing else.
@@ -43,6 +47,7 @@ from projectiond.errors import DatabaseUnavailableError, ProjectiondError
 from projectiond.failure import describe
 from projectiond.highwater import HighWaterMark
 from projectiond.keeper import Keeper
+from projectiond.recent import Recent
 
 # How long it must have been quiet before the bell is armed, and how close two rings must be to disarm it.  Above
 # some 50 appends a second none is notified at all; below that the cost of a notification does not matter.
@@ -52,6 +57,9 @@ LINGER_SECONDS: Final = 0.02
 PAUSE_SHARE: Final = 0.05
 SHORTEST_PAUSE_SECONDS: Final = 0.001
 LONGEST_PAUSE_SECONDS: Final = 0.05
+
+# A runner that waited a moment ago is at work on what it was woken for, and soon back: events are read along for it.
+BACK_SECONDS: Final = 0.1
 
 LONGEST_RECONNECT_SECONDS: Final = 5.0
 
@@ -86,6 +94,8 @@ class Watcher:
         # When the last look began, and whether somebody waits for one whatever it finds.
         self._looked_at = 0.0
         self._is_asked = False
+        # When a runner was last seen to wait at the mark.
+        self._awaited_at = 0.0
         self._repeats = logs.RateLimited(log)
         self._stopping = threading.Event()
         # A pipe, because a thread that sleeps in select() on a socket can only be woken through another one.
@@ -95,6 +105,11 @@ class Watcher:
 
     def __repr__(self) -> str:
         return f"<Watcher {self._mark!r}>"
+
+    @property
+    def recent(self) -> Recent:
+        """The newest settled events, for runners that have arrived at the head."""
+        return self._mark.recent
 
     @property
     def is_ready(self) -> bool:
@@ -194,6 +209,7 @@ class Watcher:
         db = connect(self._dsn, role="watcher", statement_timeout_seconds=60)
         try:
             check_server(db)
+            db.execute(sql.CONFIGURE_WATCHER)
             self._mark.reopen(db)
         except BaseException:
             db.close()
@@ -243,9 +259,11 @@ class Watcher:
                 if not self._hear(bell):
                     continue
             before, rung_at = rung_at, time.monotonic()
-            if rung_at - before < LINGER_SECONDS:
-                # Before disarming: somebody waits for what was announced.
+            is_second = rung_at - before < LINGER_SECONDS
+            if is_second or not bell.is_armed:
+                # Before disarming, or trying to arm: somebody waits for what was announced.
                 self._look(db)
+            if is_second:
                 break
         bell.disarm()
         return has_slept
@@ -253,7 +271,9 @@ class Watcher:
     def _look(self, db: Connection) -> bool:
         is_asked, self._is_asked = self._is_asked, False
         began = time.monotonic()
-        has_moved = self._mark.look(db) or not self.is_ready
+        if self._is_awaited():
+            self._awaited_at = began
+        has_moved = self._mark.look(db, is_reading=began - self._awaited_at < BACK_SECONDS) or not self.is_ready
         self._looked_at, self._proven_on = began, db.incarnation
         if has_moved or is_asked:
             self._on_mark()
