@@ -41,7 +41,7 @@ class Sentry:
             poll_interval_seconds=poll_interval_seconds,
             on_mark=self._tell,
             on_status=self.statuses.append,
-            is_awaited=lambda: True,
+            is_awaited=settings.pop("is_awaited", lambda: True),
         )
 
     def _tell(self) -> None:
@@ -261,6 +261,32 @@ def test_a_watcher_that_leaves_wakes_the_one_that_relied_on_it(
         assert relying.waits_until_at(last, 0.7 if is_broken else 5) is not is_broken
 
 
+def test_a_ring_is_looked_at_before_anything_is_done_about_the_bell(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that relies on another's arming must try to arm anew after each ring; the event does not wait for that."""
+    arm = Doorbell.arm
+    armed: list[Arming] = []
+    is_seen = threading.Event()
+
+    def reluctant(bell: Doorbell) -> Arming:
+        if Arming.ELSEWHERE in armed:
+            is_seen.wait(10)
+        armed.append(arm(bell))
+        return armed[-1]
+
+    monkeypatch.setattr(Doorbell, "arm", reluctant)
+    conn = database.connect()
+    with Sentry(database) as holding:
+        eventually(lambda: holding.is_asleep(conn))
+        with Sentry(database) as relying:
+            eventually(lambda: Arming.ELSEWHERE in armed)
+            try:
+                assert relying.waits_until_at(append(conn, "OrderPlaced"), 5)
+            finally:
+                is_seen.set()
+
+
 def holder(conn: psycopg.Connection[Any]) -> int:
     query = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted"
     return int(value(conn, query))
@@ -272,6 +298,23 @@ def pids(conn: psycopg.Connection[Any]) -> list[int]:
         " AND datname = current_database() ORDER BY backend_start"
     )
     return [row[0] for row in conn.execute(query)]
+
+
+# --- what it reads along
+
+
+@pytest.mark.parametrize("is_awaited", [True, False])
+def test_events_are_read_along_while_somebody_waits_for_them(database: Database, *, is_awaited: bool) -> None:
+    conn = database.connect()
+    with (
+        databases.connect(database.dsn, role="runner", statement_timeout_seconds=5) as runner,
+        Sentry(database, is_awaited=lambda: is_awaited) as sentry,
+    ):
+        for _ in range(3):
+            last = append(conn, "OrderPlaced")
+            assert sentry.waits_until_at(last, 5)
+            shared = sentry.watcher.recent.read(runner, last - 1, last)
+            assert (shared is not None) is is_awaited
 
 
 # --- what it survives

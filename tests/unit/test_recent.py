@@ -41,8 +41,8 @@ def connection(server: datetime = SERVER, opened_at: float = 0.0) -> Connection:
 
 
 def event(number: int) -> Event[Any]:
-    data = json.dumps({"n": number}).encode()
-    return Event.from_row((UUID(int=number), UUID(int=1), "Order", "Counted", data, b"{}", 1, number, SERVER))
+    data, metadata = json.dumps({"n": number}).encode(), None if number % 2 else b"{}"
+    return Event.from_row((UUID(int=number), UUID(int=1), "Order", "Counted", data, metadata, 1, number, SERVER))
 
 
 def passage(
@@ -208,10 +208,15 @@ def test_what_a_runner_holds_does_not_change_while_more_arrives() -> None:
     assert numbers(held) == [11, 12]
 
 
-def test_two_handlers_never_see_each_other_s_decoded_data() -> None:
-    shared = kept(passage(10, 11))
-    first, second = shared.read(connection(), 10, 11), shared.read(connection(), 10, 11)
+@pytest.mark.parametrize("number", [11, 12], ids=["without metadata", "with metadata"])
+def test_two_handlers_never_see_what_each_other_has_done_to_an_event(number: int) -> None:
+    shared = kept(passage(10, 12))
+    first, second = (shared.read(connection(), number - 1, number) for _ in range(2))
     assert first is not None
     assert second is not None
-    first[0].pristine().data.clear()
-    assert second[0].pristine().data == {"n": 11}
+    one, other = first[0].pristine(), second[0].pristine()
+    one.data.clear()
+    cast("dict[str, Any]", one.metadata)["seen"] = True
+    assert other.data == {"n": number}
+    assert other.metadata == {}
+    assert second[0].pristine().metadata == {}
