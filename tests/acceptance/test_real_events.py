@@ -1,4 +1,4 @@
-"""A real event log, appended by eight writers at once while three projections run: not one event lost or repeated.
+"""A real event log, appended by eight writers at once while all kinds of projection run: no event lost or repeated.
 
 Three times over: undisturbed; with the daemon killed (SIGKILL, the supervisor or a worker) at random moments; with the
 server stopped immediately and started again. Afterwards each read model must equal what SQL computes from the store.

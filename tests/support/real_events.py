@@ -36,8 +36,17 @@ IS_STORED: LiteralString = "SELECT FROM event_store WHERE aggregate_id = %s AND 
 MAX_TRANSACTION = 40
 
 # Three read models that use all of an event: types with spaces, optional keys, times, several rows for one event.
+# Each once event by event, and once by another kind of projection.
 PLUGIN = '''
-from projectiond import Connection, Event, Projection, handles
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from projectiond import (
+    BatchProjection, Connection, Event, Projection, RowProjection, SqlProjection, handles
+)
 
 
 class LoanSummary(Projection):
@@ -110,6 +119,84 @@ class Calls(Projection):
             """,
             (event.data.get("resource", "nobody"), event.event_type, event.sequence_number),
         )
+
+
+class LoanRow(RowProjection):
+    """As LoanSummary, its row changed in memory."""
+
+    tables = ("loan_row",)
+    schema = """
+        CREATE TABLE IF NOT EXISTS loan_row (
+            application_id UUID PRIMARY KEY, amount BIGINT, last_type TEXT NOT NULL, events INT NOT NULL,
+            first_at TIMESTAMPTZ, last_at TIMESTAMPTZ
+        )
+    """
+
+    @dataclass
+    class Row:
+        application_id: UUID
+        amount: int | None = None
+        last_type: str = ""
+        events: int = 0
+        first_at: datetime | None = None
+        last_at: datetime | None = None
+
+    row = Row
+
+    @handles("*")
+    def summarise(self, row: Row, event: Event) -> None:
+        amount = event.data.get("amount_req")
+        if row.amount is None and amount is not None:
+            row.amount = int(amount)
+        row.last_type = event.event_type
+        row.events += 1
+        row.first_at = row.first_at or event.created_at
+        row.last_at = event.created_at
+
+
+class DailyBySql(SqlProjection):
+    """As DailyEvents, counted on the server."""
+
+    tables = ("daily_by_sql",)
+    schema = """
+        CREATE TABLE IF NOT EXISTS daily_by_sql (
+            day DATE, event_type TEXT, events INT NOT NULL, PRIMARY KEY (day, event_type)
+        )
+    """
+    sql = """
+        INSERT INTO daily_by_sql AS kept
+        SELECT (created_at AT TIME ZONE 'UTC')::date, event_type, count(*) FROM events GROUP BY 1, 2
+        ON CONFLICT (day, event_type) DO UPDATE SET events = kept.events + excluded.events
+    """
+
+
+class CallsByBatch(BatchProjection):
+    """As Calls, counted for a batch at a time."""
+
+    tables = ("calls_by_batch",)
+    schema = """
+        CREATE TABLE IF NOT EXISTS calls_by_batch (
+            resource TEXT, event_type TEXT, calls INT NOT NULL, last_sequence BIGINT NOT NULL,
+            PRIMARY KEY (resource, event_type)
+        )
+    """
+    event_types = ("W_Nabellen offertes", "W_Nabellen incomplete dossiers")
+
+    def apply(self, events: Sequence[Event], db: Connection) -> None:
+        calls, last = Counter(), {}
+        for event in events:
+            key = event.data.get("resource", "nobody"), event.event_type
+            calls[key] += 1
+            last[key] = event.sequence_number
+        with db.cursor() as cursor:
+            cursor.executemany(
+                """
+                INSERT INTO calls_by_batch AS kept VALUES (%s, %s, %s, %s)
+                ON CONFLICT (resource, event_type) DO UPDATE SET
+                    calls = kept.calls + excluded.calls, last_sequence = excluded.last_sequence
+                """,
+                [(*key, count, last[key]) for key, count in calls.items()],
+            )
 '''
 
 # What each read model must be, computed from event_store alone; and the events that its projection handles.
@@ -143,6 +230,12 @@ EXPECTED: dict[str, tuple[LiteralString, LiteralString, LiteralString]] = {
         """,
         "SELECT count(*) FROM event_store WHERE event_type LIKE 'W\\_Nabellen %%'",
     ),
+}
+# The other kinds have to come to the same.
+EXPECTED |= {
+    "loan_row": ("SELECT * FROM loan_row", *EXPECTED["loan_summary"][1:]),
+    "daily_by_sql": ("SELECT * FROM daily_by_sql", *EXPECTED["daily_events"][1:]),
+    "calls_by_batch": ("SELECT * FROM calls_by_batch", *EXPECTED["calls"][1:]),
 }
 
 
