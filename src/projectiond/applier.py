@@ -28,6 +28,7 @@ from pathlib import Path
 from uuid import UUID
 
 from projectiond import checkpoint as checkpoints
+from projectiond import sql
 from projectiond.checkpoint import Checkpoint
 from projectiond.database import Connection
 from projectiond.definition import Definition
@@ -162,13 +163,13 @@ class Applier:
                         self._kind.load(db, batch)
                     left = None if pace.most is None else pace.most - self.size(attempt)
                     has_more = batch.upto < mark and (left is None or left > 0)
-                    asked = self._ask(db, batch.upto, mark, left) if has_more and is_pipelined else None
+                    asked = self._ask_within(db, batch.upto, mark, left) if has_more and is_pipelined else None
                     with db.guarded():
                         self._kind.apply(db, batch)
                     self._author.put_down()
                     if not has_more or time.monotonic() - began >= pace.seconds or is_to_end():
                         break
-                    batch = (asked or self._ask(db, batch.upto, mark, left)).batch()
+                    batch = (asked or self._ask_within(db, batch.upto, mark, left)).batch()
                     asked = None
                 advanced = checkpoints.advance(
                     db, checkpoint, attempt.upto, last_event_id=attempt.last_event_id, applied=attempt.count
@@ -184,6 +185,10 @@ class Applier:
 
     def _ask(self, db: Connection, after: int, mark: int, most: int | None) -> Asked:
         return self._reader.ask(db, after, mark, most)
+
+    def _ask_within(self, db: Connection, after: int, mark: int, most: int | None) -> Asked:
+        db.execute(sql.RESTORE_SEARCH_PATH, {"search_path": db.search_path})
+        return self._ask(db, after, mark, most)
 
     def _take_ahead(self, db: Connection, position: int, most: int | None) -> Batch | None:
         ahead, self._ahead = self._ahead, None

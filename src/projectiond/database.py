@@ -112,6 +112,9 @@ class Connection(psycopg.Connection[TupleRow]):
     incarnation: datetime | None = None
     opened_at = 0.0
 
+    # Where tables are looked for, whatever a handler sets for its transaction.
+    search_path = ""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - psycopg's, passed through
         super().__init__(*args, **kwargs)
         self.cursor_factory = _Cursor
@@ -230,7 +233,7 @@ def borrow(pool: ConnectionPool[Connection]) -> Iterator[Connection]:
 def configure(db: Connection, statement_timeout_seconds: float) -> None:
     """Set the session's time-out, isolation level and keepalives, and note which server it is."""
     timeout = str(int(statement_timeout_seconds * 1000))
-    db.incarnation = fetch_row(db, sql.CONFIGURE_SESSION, {"statement_timeout": timeout})[-1]
+    *_, db.search_path, db.incarnation = fetch_row(db, sql.CONFIGURE_SESSION, {"statement_timeout": timeout})
     db.opened_at = time.monotonic()
 
 

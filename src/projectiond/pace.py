@@ -67,6 +67,8 @@ class Pace:
     def note_failure(self, size: int) -> None:
         """A transaction of so many events (or numbers) failed, perhaps for the sake of one of them."""
         self._searching = max(1, size // 2)
+        if self._range is not None:
+            self._range.reset()
 
     def search_one_by_one(self) -> None:
         """Take a single event, because a worker died over one of the next."""

@@ -36,6 +36,7 @@ from projectiond.applier import Applier, Attempt
 from projectiond.checkpoint import Checkpoint
 from projectiond.database import Connection, borrow
 from projectiond.definition import Definition
+from projectiond.errors import ConfigurationError
 from projectiond.event import Event
 from projectiond.failure import Failure, classify, describe, is_transient
 from projectiond.highwater import read_store_end
@@ -297,7 +298,8 @@ class Runner:
             if classify(error) in {Failure.TRANSIENT, Failure.CONFLICT}:
                 self._pace.note_trouble()
                 raise
-            if not attempt.count:
+            if not attempt.count or isinstance(error, ConfigurationError):
+                # No event's fault.
                 raise
             if attempt.alone is None or (is_pipelined and not self._applier.is_by_range):
                 self._search(attempt, error if is_pipelined else None)

@@ -21,7 +21,8 @@ STATUS_CHANNEL: Final = "projectiond_status"
 # Parameters: statement_timeout (text, milliseconds).  The isolation level matters: the compare-and-set of the
 # checkpoint relies on READ COMMITTED's second look at a row that changed while it waited.
 # The keepalives make the server notice within some 15 s that our machine has gone.
-# Rows: one, that ends with the time at which this server process was started: it tells one history from another.
+# Rows: one, that ends with the search path and the time at which this server process was started: it tells one history
+# from another.
 CONFIGURE_SESSION: LiteralString = """
 SELECT
     set_config('statement_timeout', %(statement_timeout)s, false),
@@ -30,6 +31,7 @@ SELECT
     set_config('tcp_keepalives_interval', '3', false),
     set_config('tcp_keepalives_count', '3', false),
     set_config('tcp_user_timeout', '15000', false),
+    current_setting('search_path'),
     pg_postmaster_start_time()
 """
 
@@ -264,9 +266,9 @@ DISARM_DOORBELL: LiteralString = "SELECT pg_advisory_unlock(%(key)s), pg_notify(
 
 # --- reader --------------------------------------------------------------------------------------------------
 
-# Parameters: after, upto, event_types (text[]), batch_size, most_stored, most_bytes.  Rows: at most batch_size events in
-# order; both JSON columns are null once their sizes as text add up to more than most_bytes, and where they are stored in
-# more than most_stored bytes (compressed), for then the server should not even unpack them.
+# Parameters: after, upto, event_types (text[]), batch_size, most_stored, most_bytes.  Rows: at most batch_size events
+# in order; both JSON columns are null once their sizes as text add up to more than most_bytes, and where they are stored
+# in more than most_stored bytes (compressed), for then the server should not even unpack them.
 # Both bounds of the range matter: nothing above the mark is read, and a sparse filter scans a bounded range.
 # JSON is the only column of type text, so that it can be kept as bytes; it is made once, under the LIMIT.
 # Index: (event_type, sequence_number) or the unique one on sequence_number, whichever costs less.
@@ -480,6 +482,9 @@ INSERT INTO projection_checkpoints (projection_name)
 VALUES (%(name)s)
 ON CONFLICT (projection_name) DO NOTHING
 """
+
+# Parameters: search_path.  In the middle of a transaction, before events are read: a handler may have set another one.
+RESTORE_SEARCH_PATH: LiteralString = "SELECT set_config('search_path', %(search_path)s, true)"
 
 # A transaction that is sent through a pipeline.
 BEGIN: LiteralString = "BEGIN"

@@ -15,6 +15,7 @@ import pytest
 from projectiond import logs
 from projectiond.database import Connection
 from projectiond.event import Event
+from projectiond.projection import SqlProjection
 from tests.support import journals
 from tests.support.daemon import Daemon, Stage
 from tests.support.daemon import journal as journal_with_effect
@@ -208,9 +209,10 @@ def test_g2_g3_two_daemons_on_one_database_apply_every_event_once_and_in_order(
 
 def test_g2_g3_two_runners_of_one_projection_never_apply_an_event_twice(database: Database, journal: Journal) -> None:
     """As if leases did not exist: both run, and the compare-and-set decides each transaction."""
-    numbers = append_many(database.connect(), 600)
-    mark = numbers[-1]
     projection = journal("journal", checkpoint_every=2, batch_size=10)
+    # Enough for many transactions of each kind.
+    numbers = append_many(database.connect(), 30_000 if issubclass(projection, SqlProjection) else 600)
+    mark = numbers[-1]
     with Stage(database, projection, mark=mark) as one, Stage(database, projection, mark=mark, log=one.log) as two:
         for stage in (one, two):
             stage.runner.start()

@@ -7,8 +7,9 @@ import pytest
 
 from projectiond import logs
 from projectiond.database import Connection
+from projectiond.errors import ConfigurationError
 from projectiond.event import Event
-from projectiond.projection import BatchProjection
+from projectiond.projection import BatchProjection, Projection, handles
 from projectiond.runner import Outcome
 from tests.support.daemon import Daemon, Stage
 from tests.support.events import append, append_many
@@ -143,3 +144,48 @@ def test_a_batch_gets_its_events_anew_when_it_is_applied_again(database: Databas
     with Daemon(database, Spoiling, batch_size=20, checkpoint_every=20) as daemon:
         daemon.wait_for_status("spoiling", "paused")
     assert set(seen) == set(range(1, 21))
+
+
+def test_a_search_path_that_a_handler_sets_for_its_transaction_leads_the_reader_to_no_other_store(
+    database: Database,
+) -> None:
+    conn = database.connect()
+    numbers = append_many(conn, 50)
+    conn.execute("CREATE SCHEMA tenant; CREATE TABLE tenant.event_store (LIKE event_store INCLUDING ALL)")
+
+    class Tenant(Projection):
+        name = "journal"
+        tables = ("journal",)
+        schema = "CREATE TABLE journal (place serial, sequence_number bigint)"
+
+        @handles("*")
+        def note(self, event: Event, db: Connection) -> None:
+            db.execute("SET LOCAL search_path = tenant, public")
+            db.execute("INSERT INTO journal (sequence_number) VALUES (%s)", (event.sequence_number,))
+
+    with Stage(database, Tenant, mark=numbers[-1], batch_size=5, checkpoint_every=5) as stage:
+        while stage.runner.run_once() is Outcome.ADVANCED:
+            pass
+        assert stage.applied() == numbers
+
+
+def test_a_fault_that_is_no_event_s_pauses_at_once_and_is_not_searched_for(database: Database) -> None:
+    append_many(database.connect(), 1000)
+    tries: list[int] = []
+
+    class Misconfigured(BatchProjection):
+        tables = ("misconfigured",)
+        schema = "CREATE TABLE misconfigured (n bigint)"
+        event_types = ("*",)
+
+        def apply(self, events: Sequence[Event], db: Connection) -> None:
+            tries.append(len(events))
+            if len(events) > 1:
+                raise ConfigurationError("it cannot take several events", hint="make it")
+            db.execute("INSERT INTO misconfigured VALUES (1)")
+
+    with Daemon(database, Misconfigured, on_error="skip") as daemon:
+        row = daemon.wait_for_status("misconfigured", "paused")
+        assert "it cannot take several events" in row["error"]
+        assert row["position"] == 0
+    assert len(tries) == 1

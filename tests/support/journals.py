@@ -126,4 +126,6 @@ def _by_sql(
         f" SELECT sequence_number, {divisor} FROM events ORDER BY sequence_number"
     )
     own = {"sql": statement, "event_types": event_types or ("*",)}
+    # What is cut by time has no such sizes.
+    options = {name: value for name, value in options.items() if name not in {"batch_size", "checkpoint_every"}}
     return type("Journal", (SqlProjection,), _options(table, {**own, **options}))
