@@ -149,6 +149,7 @@ def configure_logging(
     root.setLevel(max(level, logging.WARNING))
     # It reports each connection that a restart of the server has broken; the runners say so themselves, once.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+    logging.getLogger("psycopg").addFilter(_is_news)
     ours = logging.getLogger("projectiond")
     ours.setLevel(level)
 
@@ -159,6 +160,11 @@ def configure_logging(
         # A logger taken before this call must follow it.
         cache_logger_on_first_use=False,
     )
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Drop what psycopg says of the rest of a pipeline that has failed: the failure itself is told."""
+    return not str(record.msg).startswith("error ignored terminating")
 
 
 def get_logger(**values: object) -> FilteringBoundLogger:

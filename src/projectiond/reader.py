@@ -22,13 +22,12 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from uuid import UUID
 
-import psycopg
-from psycopg.abc import AdaptContext
 from psycopg.rows import TupleRow
 
 from projectiond import sql
 from projectiond.database import Connection
 from projectiond.event import Event
+from projectiond.recent import event_cursor
 
 # Some tens of milliseconds of index scan, and far below every sensible statement time-out.
 SCAN_RANGE: Final = 100_000
@@ -137,9 +136,7 @@ class EventReader:
             "most_stored": MAX_STORED_BYTES if rows > FEW_EVENTS else UNBOUNDED,
             "most_bytes": most_bytes,
         }
-        cursor = db.cursor(binary=True)
-        _keep_json_as_bytes(cursor)
-        return cursor.execute(statement, parameters)
+        return event_cursor(db).execute(statement, parameters)
 
     def note_fit(self, asked: int, fitted: int) -> None:
         """Ask for no more than twice of what fitted, until it fits again."""
@@ -184,12 +181,3 @@ class _AskedEvents:
         events = [Event.from_row(row) for row in rows[:fitted]]
         is_cut_short = fitted < len(rows) or fitted == self._rows
         return Batch.of(self._after, events[-1].sequence_number if events and is_cut_short else self._upto, events)
-
-
-# psycopg's own loader of binary data, for text: in binary format that is its UTF-8 as it is.
-_AS_BYTES: Final = psycopg.adapters.get_loader(psycopg.adapters.types["bytea"].oid, psycopg.pq.Format.BINARY)
-
-
-def _keep_json_as_bytes(context: AdaptContext) -> None:
-    if _AS_BYTES is not None:
-        context.adapters.register_loader("text", _AS_BYTES)

@@ -133,6 +133,12 @@ class TestJson:
 
 
 class TestLibraries:
+    def test_the_echo_of_a_failed_pipeline_is_not_told(self) -> None:
+        stream = io.StringIO()
+        configure_logging("json", stream=stream)
+        logging.getLogger("psycopg").warning("error ignored terminating %r: %s", "pipeline", "pipeline aborted")
+        assert lines_of(stream) == []
+
     def test_their_warnings_take_the_same_way(self) -> None:
         stream = io.StringIO()
         configure_logging("json", stream=stream, context={"worker": 1})
