@@ -140,7 +140,7 @@ def _read_fields(row: object, owner: type, complain: Complain) -> Sequence[_Fiel
     if other := [name for name in taken if name not in names]:
         complain(f"{row.__name__} takes what is no field of it ({', '.join(other)}); let it take its fields only")
     try:
-        hints = typing.get_type_hints(row, localns=dict(vars(owner)), include_extras=True)
+        hints = typing.get_type_hints(row, include_extras=True)
     except Exception as error:  # noqa: BLE001 - whatever stands in an annotation
         complain(f"the annotations of {row.__name__} cannot be resolved: {describe(error)}; import what they name")
         return []

@@ -36,20 +36,11 @@ class Field:
 def select_rows(table: Identifier, fields: Sequence[Field], key: Sequence[Field]) -> Composed:
     """Give the fields of each key's row, and the place of that key among those asked for.
 
-    With OFFSET 0 (and ``sql.PREFER_INDEXES``) it is a look into the primary key's index for each key.  The planner
-    cannot know how many keys there are, and what it plans while the table is small is used long after it has grown.
-
     Parameters: a JSON array for each column of the key.
     """
     columns = (SQL("stored.{}{}").format(field.column, _suffix(field)) for field in fields)
-    return SQL(
-        "SELECT found.*, given.place FROM {given} CROSS JOIN LATERAL "
-        "(SELECT {columns} FROM {table} AS stored WHERE {matches} OFFSET 0) AS found"
-    ).format(
-        given=_given(key, SQL(" WITH ORDINALITY"), SQL("place")),
-        columns=_COMMA.join(columns),
-        table=table,
-        matches=_matches(key),
+    return SQL("SELECT found.*, given.place FROM {} WITH ORDINALITY AS given ({}, place) CROSS JOIN LATERAL {}").format(
+        _arrays(key), _texts(key), _found(table, key, _COMMA.join(columns))
     )
 
 
@@ -62,7 +53,7 @@ def upsert_rows(table: Identifier, fields: Sequence[Field], key: Sequence[Field]
     return SQL("INSERT INTO {table} ({columns}) SELECT {values} FROM {given} ON CONFLICT ({key}) DO {action}").format(
         table=table,
         columns=_COMMA.join(field.column for field in fields),
-        values=_COMMA.join(_value(place, field) for place, field in enumerate(fields)),
+        values=_values(fields),
         given=_given(fields),
         key=_COMMA.join(field.column for field in key),
         action=SQL("UPDATE SET {}").format(_COMMA.join(changes)) if changes else SQL("NOTHING"),
@@ -72,25 +63,52 @@ def upsert_rows(table: Identifier, fields: Sequence[Field], key: Sequence[Field]
 def delete_rows(table: Identifier, key: Sequence[Field]) -> Composed:
     """Delete the rows of keys.
 
-    LIMIT takes nothing away: it tells the planner that there are few.
+    They are found as `select_rows` finds them, and fetched from where they lie; since a place is one of a partition's,
+    the key has the last word.
 
-    Parameters: a JSON array for each column of the key, and the number of keys.
+    Parameters: a JSON array for each column of the key.
     """
     return SQL(
-        "DELETE FROM {table} AS stored USING (SELECT * FROM {given} LIMIT {count}) AS given WHERE {matches}"
-    ).format(table=table, given=_given(key), count=SQL("${}").format(len(key) + 1), matches=_matches(key))
+        "DELETE FROM {table} AS stored WHERE stored.ctid = ANY (ARRAY("
+        "SELECT found.ctid FROM {given} CROSS JOIN LATERAL {found})) "
+        "AND (({columns}) IN (SELECT {values} FROM {given})) IS TRUE"
+    ).format(
+        table=table,
+        given=_given(key),
+        found=_found(table, key, SQL("stored.ctid")),
+        columns=_COMMA.join(SQL("stored.{}").format(field.column) for field in key),
+        values=_values(key),
+    )
 
 
-def _given(fields: Sequence[Field], ordinality: Composable = _NOTHING, *more: Composable) -> Composed:
+def _found(table: Identifier, key: Sequence[Field], columns: Composable) -> Composed:
+    """Look for the row of each key that is given.
+
+    OFFSET 0 (with ``sql.PREFER_INDEXES``) keeps it a look into the primary key's index for each.  The planner cannot
+    know how many keys there are, and what it plans while a table is small is used long after the table has grown.
+    """
+    matches = (SQL("stored.{} = {}").format(field.column, _value(place, field)) for place, field in enumerate(key))
+    return SQL("(SELECT {} FROM {} AS stored WHERE {} OFFSET 0) AS found").format(
+        columns, table, SQL(" AND ").join(matches)
+    )
+
+
+def _given(fields: Sequence[Field]) -> Composed:
     """Make the parameters a relation, with a column of text for each."""
-    arrays = [SQL("json_array_elements_text(${}::json)").format(place + 1) for place in range(len(fields))]
-    names = [*map(_text, range(len(fields))), *more]
-    return SQL("ROWS FROM ({}){} AS given ({})").format(_COMMA.join(arrays), ordinality, _COMMA.join(names))
+    return SQL("{} AS given ({})").format(_arrays(fields), _texts(fields))
 
 
-def _matches(key: Sequence[Field]) -> Composed:
-    pairs = (SQL("stored.{} = {}").format(field.column, _value(place, field)) for place, field in enumerate(key))
-    return SQL(" AND ").join(pairs)
+def _arrays(fields: Sequence[Field]) -> Composed:
+    arrays = (SQL("json_array_elements_text(${}::json)").format(place + 1) for place in range(len(fields)))
+    return SQL("ROWS FROM ({})").format(_COMMA.join(arrays))
+
+
+def _texts(fields: Sequence[Field]) -> Composed:
+    return _COMMA.join(map(_text, range(len(fields))))
+
+
+def _values(fields: Sequence[Field]) -> Composed:
+    return _COMMA.join(_value(place, field) for place, field in enumerate(fields))
 
 
 def _value(place: int, field: Field) -> Composed:

@@ -122,7 +122,7 @@ class RowTable:
     def delete(self, db: Connection, keys: Sequence[Key]) -> None:
         """Delete the rows of these keys."""
         if keys:
-            psycopg.RawCursor(db).execute(self._delete, [*self._key_columns(keys), len(keys)])
+            psycopg.RawCursor(db).execute(self._delete, self._key_columns(keys))
 
     def write(self, db: Connection, rows: Sequence[Row]) -> None:
         """Insert these rows, or update those that are there.
