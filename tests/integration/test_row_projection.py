@@ -379,7 +379,8 @@ def test_a_handler_may_ask_for_typed_data(db: Connection) -> None:
     player.apply([happened(1, "Paid", ONE, amount="2.50")])
     assert player.rows("total") == [(Decimal("-2.50"),)]
     with pytest.raises(EventDataError, match="its data does not fit Amount"):
-        player.apply([happened(2, "Paid", ONE, amount="much")])
+        player.apply([happened(2, "Added", ONE, amount="1"), happened(3, "Paid", ONE, amount="much")])
+    assert player.kind.at_work == "Typed.paid"
 
 
 def test_the_event_in_hand_is_in_the_flight_recorder_while_the_author_is_at_work(db: Connection) -> None:

@@ -9,6 +9,10 @@ trace.
 States in between are never written: a constraint that only one of them breaks does not notice.  What does fail fails
 the transaction; the caller then tries fewer events, down to one, so the order of writes within a batch (a unique value
 that moves from one row to another) can make it slower but not wrong.
+
+    row_fit         do dataclass and table fit?          row_codec        how a value travels, and what must not be seen
+    row_table       rows for keys, and back              row_value, row_json, row_annotation     which codec for a field
+    row_statements  the SQL of that
 """
 
 from collections.abc import Mapping, Sequence
@@ -159,9 +163,8 @@ class _Fold:
         table = self._table
         known = self._rows.get(key)
         row = table.make_new(key) if known is None else known
-        mine = handler.event_for(event)
         self._author.take(handler.name, event.sequence_number)
-        result = self._author.call(handler.function, row, mine)
+        result = self._author.call(handler.function, row, handler.event_for(event))
         if result is DELETE:
             self._delete(key)
             return
