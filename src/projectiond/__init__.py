@@ -5,10 +5,14 @@ This package root is what authors of projections import from; nothing else is pu
 
 from projectiond.database import Connection
 from projectiond.errors import (
+    AppendRefusedError,
+    ConcurrencyError,
     ConfigurationError,
     ConflictError,
     DatabaseUnavailableError,
     EventDataError,
+    EventIdTakenError,
+    EventRegistryError,
     PoisonError,
     ProjectiondError,
     TransactionControlError,
@@ -29,7 +33,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DELETE",
+    "AppendRefusedError",
     "BatchProjection",
+    "ConcurrencyError",
     "ConfigurationError",
     "ConflictError",
     "Connection",
@@ -37,6 +43,8 @@ __all__ = [
     "Delete",
     "Event",
     "EventDataError",
+    "EventIdTakenError",
+    "EventRegistryError",
     "PoisonError",
     "Projection",
     "ProjectiondError",

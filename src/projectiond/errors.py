@@ -1,19 +1,26 @@
 """The errors of projectiond: one root, and below it one class for each thing that has to happen next.
 
 Raised by every module; caught in the few places that decide: the runner (retry, pause, skip or stop),
-the supervisor (restart or give up) and the command line (one sentence on stderr, exit code). A message
-is lower case and holds the values; the hint is the next step, one sentence. Neither may hold a secret.
+the supervisor (restart or give up), the command line (one sentence on stderr, exit code) and, for those of the
+event store, the application that appends. A message is lower case and holds the values; the hint is the next step,
+one sentence. Neither may hold a secret.
 
     ProjectiondError
     ├── ConfigurationError          fix it and start again
+    │   └── EventRegistryError      … it is the registration of an event type
     ├── ConflictError               another runner is at work; look at the checkpoint again
     ├── PoisonError                 look at this event
     │   ├── EventDataError          … its data does not fit its model
     │   └── TransactionControlError … its handler tried to end the transaction
     ├── DatabaseUnavailableError    wait, then try again
+    ├── AppendRefusedError          nothing was written; mend the call
+    │   ├── ConcurrencyError        … load the aggregate again and decide anew
+    │   └── EventIdTakenError       … give each event an id of its own
     ├── AttemptFailedError          wait, then try this event again
     └── WaitTimeoutError            wait longer, or find out what holds the projection back
 """
+
+from uuid import UUID
 
 
 class ProjectiondError(Exception):
@@ -41,6 +48,10 @@ class ConfigurationError(ProjectiondError):
     """Settings, schema, plugins or privileges are wrong: fix what the message names, then start again."""
 
 
+class EventRegistryError(ConfigurationError):
+    """An event type is unknown, registered twice, or a step between two of its schema versions is missing."""
+
+
 class ConflictError(ProjectiondError):
     """The checkpoint or a lease is not as this runner left it: roll back and read the row again."""
 
@@ -59,6 +70,41 @@ class TransactionControlError(PoisonError):
 
 class DatabaseUnavailableError(ProjectiondError):
     """The database does not answer for now: wait and try again, nothing has been lost."""
+
+
+class AppendRefusedError(ProjectiondError):
+    """Events were not appended, and nothing was written: mend what the message names."""
+
+
+class ConcurrencyError(AppendRefusedError):
+    """The aggregate is not at the expected version: load it again, decide anew, and append what then follows.
+
+    Args:
+        aggregate_id: whose events were to be appended.
+        expected_version: the version that they were to follow; None when any would have done.
+        actual_version: the version that the aggregate is at. None when the caller's own transaction cannot see it: its
+            snapshot (REPEATABLE READ, SERIALIZABLE) is older than the event that was there first.
+    """
+
+    def __init__(self, aggregate_id: UUID, expected_version: int | None, actual_version: int | None) -> None:
+        expected = "any version" if expected_version is None else f"version {expected_version}"
+        if actual_version is None:
+            message = f"aggregate {aggregate_id} has moved on from {expected} since this transaction's snapshot"
+            hint = "roll back, begin a new transaction, load the aggregate again and decide anew"
+        else:
+            message = f"aggregate {aggregate_id} is at version {actual_version}, where {expected} was expected"
+            hint = "load it again and decide anew"
+        super().__init__(message, hint=hint)
+        self.aggregate_id = aggregate_id
+        self.expected_version = expected_version
+        self.actual_version = actual_version
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.aggregate_id, self.expected_version, self.actual_version))
+
+
+class EventIdTakenError(AppendRefusedError):
+    """An event's id is another event's in the store, or only some of these events are there: give new ones new ids."""
 
 
 class AttemptFailedError(ProjectiondError):
