@@ -53,17 +53,8 @@ from psycopg.rows import TupleRow
 
 from projectiond import sql
 from projectiond.database import Connection, fetch_row
-from projectiond.recent import (
-    MOST_BYTES,
-    MOST_EVENTS,
-    MOST_STORED_BYTES,
-    UNREADABLE,
-    Passage,
-    Recent,
-    event_cursor,
-    make_passage,
-    read_passage,
-)
+from projectiond.head import MOST_EVENTS, UNREADABLE, Head
+from projectiond.recent import Passage, Recent
 
 # How far one look follows a gapless run.  Some 1,000 index entries cost less than the round trip.
 RUN_LIMIT: Final = 1000
@@ -133,6 +124,7 @@ class HighWaterMark:
         self.stray = 0
         # The newest settled events, as far as they have been read along.
         self.recent = Recent()
+        self._head: Head | None = None
 
     def __repr__(self) -> str:
         return f"<HighWaterMark settled={self.settled} windows={len(self._windows)}>"
@@ -180,15 +172,20 @@ class HighWaterMark:
 
     def _sight(self, db: Connection, *, is_reading: bool) -> tuple[Sighting, Passage | None]:
         if is_reading:
-            # Caught here: whoever needs an event that cannot be read will see it, and say so.
             with suppress(*UNREADABLE):
-                return _read_sighting_and_events(db, self.settled, self._sequence)
+                return _read_sighting_and_events(self._head_of(db), self.settled, self._sequence)
         return _read_sighting(db, self.settled, self._sequence), None
 
     def _read_on(self, db: Connection, after: int) -> None:
         """Read what a window has settled."""
-        if self.settled - after <= MOST_EVENTS and (passage := read_passage(db, after, self.settled)) is not None:
-            self.recent.keep(passage)
+        if self.settled - after <= MOST_EVENTS:
+            with suppress(*UNREADABLE):
+                self.recent.keep(_read_passage(self._head_of(db), after, self.settled))
+
+    def _head_of(self, db: Connection) -> Head:
+        if self._head is None or self._head.db is not db:
+            self._head = Head(db)
+        return self._head
 
     def see(self, sighting: Sighting) -> bool:
         """Take in a sighting made at the current mark; say whether the lockers must be asked.
@@ -226,23 +223,18 @@ def _read_sighting(db: Connection, settled: int, sequence: str | None) -> Sighti
     return _make_sighting(fetch_row(db, sql.SIGHTING, parameters))
 
 
-def _read_sighting_and_events(db: Connection, settled: int, sequence: str | None) -> tuple[Sighting, Passage]:
-    parameters = {
-        "settled": settled,
-        "run_limit": RUN_LIMIT,
-        "sequence": sequence,
-        "most_events": MOST_EVENTS,
-        "most_stored": MOST_STORED_BYTES,
-        "most_bytes": MOST_BYTES,
-    }
+def _read_sighting_and_events(head: Head, settled: int, sequence: str | None) -> tuple[Sighting, Passage]:
     read_at = time.monotonic()
-    rows = event_cursor(db).execute(sql.SIGHTING_AND_EVENTS, parameters, prepare=True).fetchall()
+    rows = head.sight(settled, RUN_LIMIT, sequence)
     sighting = _make_sighting(rows[0][:_FIRST_OF_EVENT])
     # Not beyond what the sequence has drawn; and of a run that is too long none was read.
     numbers = [row[_NUMBER] for row in rows if row[_NUMBER] is not None and row[_NUMBER] <= sighting.run_end]
     events = [row[_FIRST_OF_EVENT:] for row in rows[: len(numbers)]]
-    upto = numbers[-1] if numbers else settled
-    return sighting, make_passage(db, settled, upto, events, read_at)
+    return sighting, head.make_passage(settled, numbers[-1] if numbers else settled, events, read_at)
+
+
+def _read_passage(head: Head, after: int, upto: int) -> Passage:
+    return head.read(after, upto)
 
 
 def _make_sighting(row: TupleRow) -> Sighting:

@@ -25,10 +25,9 @@ Why a range that is given is what the runner's own query would have found:
   makes it read its row again, and what was read before that is not used.  Nothing is used at all that is older than
   ``KEPT_SECONDS``, however slow a handler is.
 
-Memory is bounded by the number of events and by their bytes; a look brings no more than ``MOST_BYTES`` at once.
+Memory is bounded by the number of events and by their bytes; ``head`` bounds what is read at once.
 """
 
-import itertools
 import time
 from bisect import bisect_right
 from collections import deque
@@ -41,30 +40,13 @@ import psycopg
 from psycopg.pq import Format
 from psycopg.rows import TupleRow
 
-from projectiond import sql
 from projectiond.database import Connection
 from projectiond.event import Event
-
-# What one look reads at most.  More at once is a bulk load, which runners read in batches of their own.
-MOST_EVENTS: Final = 64
-MOST_BYTES: Final = 256 * 1024
-
-# The server does not unpack what is stored, compressed perhaps, in more bytes.
-MOST_STORED_BYTES: Final = 64 * 1024
 
 # What is kept: enough for a worker's many runners to get through one after the other.
 KEPT_EVENTS: Final = 512
 KEPT_BYTES: Final = 4 * 1024 * 1024
 KEPT_SECONDS: Final = 1.0
-
-# What may be wrong with an event: a time beyond the year 9999, text in a wrong encoding, a damaged row.  Whoever needs
-# that event will see and say it; it must not keep the watcher from telling how far the store is settled.
-UNREADABLE: Final = (psycopg.DataError, psycopg.InternalError, ValueError)
-
-# Where a row has its JSON: null when it was left out because of its size, which event_data itself never is.
-_DATA: Final = 4
-_METADATA: Final = 5
-_NUMBER: Final = 7
 
 # psycopg's loader of binary data, for text: in the binary format text is its bytes as they are.
 _AS_BYTES: Final = psycopg.adapters.get_loader(psycopg.adapters.types["bytea"].oid, Format.BINARY)
@@ -157,39 +139,6 @@ def _count(passages: Iterable[Passage]) -> int:
 
 def _weigh(passages: Iterable[Passage]) -> int:
     return sum(passage.weight for passage in passages)
-
-
-def read_passage(db: Connection, after: int, upto: int) -> Passage | None:
-    """Read the events of a range of at most ``MOST_EVENTS`` numbers, which is settled.
-
-    Returns:
-        The events, as far as they may be kept; ``None`` when one of them cannot be read.
-    """
-    read_at = time.monotonic()
-    parameters = {
-        "after": after,
-        "upto": upto,
-        "batch_size": MOST_EVENTS,
-        "most_stored": MOST_STORED_BYTES,
-        "most_bytes": MOST_BYTES,
-    }
-    try:
-        rows = event_cursor(db).execute(sql.READ_ALL_EVENTS, parameters, prepare=True).fetchall()
-    except UNREADABLE:
-        return None
-    return make_passage(db, after, upto, rows, read_at)
-
-
-def make_passage(db: Connection, after: int, upto: int, rows: Sequence[TupleRow], read_at: float) -> Passage:
-    """Make a passage of all rows of its range, in the order of ``Event.from_row``.
-
-    It ends before the first row whose JSON was left out.
-    """
-    whole = list(itertools.takewhile(lambda row: row[_DATA] is not None, rows))
-    if len(whole) < len(rows):
-        upto = whole[-1][_NUMBER] if whole else after
-    weight = sum(len(row[_DATA]) + len(row[_METADATA] or b"") for row in whole)
-    return Passage(after, upto, tuple(map(Event.from_row, whole)), weight, db.incarnation, read_at)
 
 
 def event_cursor(db: Connection) -> psycopg.Cursor[TupleRow]:

@@ -12,9 +12,10 @@ import pytest
 from projectiond import database as databases
 from projectiond import highwater, recent, sql, watcher
 from projectiond.event import Event
+from projectiond.head import MOST_BYTES, MOST_EVENTS, MOST_STORED_BYTES, Head
 from projectiond.highwater import HighWaterMark, Sighting
 from projectiond.reader import EventReader
-from projectiond.recent import MOST_BYTES, MOST_EVENTS, MOST_STORED_BYTES, Passage
+from projectiond.recent import Passage
 from tests.support.daemon import Daemon, journal
 from tests.support.events import append, append_many
 from tests.support.postgres import Database, LocalServer
@@ -301,12 +302,12 @@ class Writers:
                 session.rollback()
 
 
-def misjudged_sighting(db: databases.Connection, settled: int, sequence: str | None) -> tuple[Sighting, Passage]:
+def misjudged_sighting(head: Head, settled: int, sequence: str | None) -> tuple[Sighting, Passage]:
     """Take the events to be all there are upto the largest number seen, whatever is missing in between."""
-    sighting = highwater._read_sighting(db, settled, sequence)
-    events = EventReader(None, MOST_EVENTS).read(db, settled, sighting.largest).events
+    sighting = highwater._read_sighting(head.db, settled, sequence)
+    events = EventReader(None, MOST_EVENTS).read(head.db, settled, sighting.largest).events
     upto = events[-1].sequence_number if events else settled
-    return sighting, Passage(settled, upto, events, 0, db.incarnation, time.monotonic())
+    return sighting, Passage(settled, upto, events, 0, head.db.incarnation, time.monotonic())
 
 
 @pytest.mark.parametrize("is_broken", [False, True])
@@ -336,7 +337,7 @@ def test_a_range_that_is_given_never_lacks_an_event_whatever_writers_do(
 
     if is_broken:
         monkeypatch.setattr(highwater, "_read_sighting_and_events", misjudged_sighting)
-    for name in ("_read_sighting_and_events", "_read_lockers", "read_passage"):
+    for name in ("_read_sighting_and_events", "_read_lockers", "_read_passage"):
         interrupted(name)
     given, wrong = 0, 0
     for _ in range(400):

@@ -336,6 +336,19 @@ def test_a_listen_connection_that_is_killed_is_back_within_the_poll_interval_and
         log.wait_for(logs.DOORBELL_RESTORED)
 
 
+def test_columns_that_change_their_type_cost_the_watcher_no_more_than_its_connection(
+    database: Database, log: Log
+) -> None:
+    """Its statements are prepared, and PostgreSQL refuses them then."""
+    conn = database.connect()
+    with Sentry(database) as sentry:
+        assert sentry.waits_until_at(append(conn, "OrderPlaced"), 5)
+        eventually(lambda: sentry.is_asleep(conn))
+        conn.execute("ALTER TABLE event_store ALTER version TYPE bigint")
+        assert sentry.waits_until_at(append(conn, "OrderPlaced"), 5)
+        log.wait_for(logs.DOORBELL_RESTORED)
+
+
 def test_the_crash_of_the_one_that_armed_is_covered_by_the_others_poll(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
