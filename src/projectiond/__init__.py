@@ -15,6 +15,7 @@ from projectiond.errors import (
     EventRegistryError,
     PoisonError,
     ProjectiondError,
+    ProjectionPausedError,
     TransactionControlError,
     WaitTimeoutError,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "EventRegistryError",
     "PoisonError",
     "Projection",
+    "ProjectionPausedError",
     "ProjectiondError",
     "RowProjection",
     "SqlProjection",

@@ -17,6 +17,7 @@ one sentence. Neither may hold a secret.
     │   ├── ConcurrencyError        … load the aggregate again and decide anew
     │   └── EventIdTakenError       … give each event an id of its own
     ├── AttemptFailedError          wait, then try this event again
+    ├── ProjectionPausedError       mend what paused the projection, then set it running
     └── WaitTimeoutError            wait longer, or find out what holds the projection back
 """
 
@@ -109,6 +110,10 @@ class EventIdTakenError(AppendRefusedError):
 
 class AttemptFailedError(ProjectiondError):
     """A handler failed on an event that has attempts left: nothing to do yet, it is tried again in a moment."""
+
+
+class ProjectionPausedError(ProjectiondError):
+    """The projection is paused, so waiting for it is of no use: mend what paused it, then set it running."""
 
 
 class WaitTimeoutError(ProjectiondError):
