@@ -751,6 +751,41 @@ LEFT JOIN projection_rebuilds AS rebuild USING (projection_name)
 ORDER BY kept.projection_name
 """
 
+# Parameters: days.  Rows: (day, events, aggregates that they are of) of each of the last days, the latest first; days
+# are those of UTC, and one without events has 0.  Index: the one on created_at; a store without it is read whole.
+EVENTS_PER_DAY: LiteralString = """
+SELECT
+    (now() AT TIME ZONE 'UTC')::date - days_ago AS day,
+    coalesce(counted.events, 0),
+    coalesce(counted.aggregates, 0)
+FROM generate_series(0, %(days)s::int - 1) AS days_ago
+LEFT JOIN (
+    SELECT
+        (created_at AT TIME ZONE 'UTC')::date AS day,
+        count(*) AS events,
+        count(DISTINCT aggregate_id) AS aggregates
+    FROM event_store
+    WHERE created_at >= date_trunc('day', now(), 'UTC') - make_interval(hours => 24 * (%(days)s::int - 1))
+    GROUP BY 1
+) AS counted ON counted.day = (now() AT TIME ZONE 'UTC')::date - days_ago
+ORDER BY days_ago
+"""
+
+# Parameters: days, limit.  Rows: (aggregate_id, aggregate_type, events in these days, last version) of the aggregates
+# with the most events, in that order.  Index: as EVENTS_PER_DAY.
+MOST_ACTIVE_AGGREGATES: LiteralString = """
+SELECT
+    aggregate_id,
+    aggregate_type,
+    count(*) AS events,
+    max(version)
+FROM event_store
+WHERE created_at >= date_trunc('day', now(), 'UTC') - make_interval(hours => 24 * (%(days)s::int - 1))
+GROUP BY aggregate_id, aggregate_type
+ORDER BY events DESC, aggregate_id, aggregate_type
+LIMIT %(limit)s
+"""
+
 # Rows: (projection_name, count) for each projection that has dead letters.  Index: the primary key.
 COUNT_DEAD_LETTERS: LiteralString = """
 SELECT projection_name, count(*)

@@ -9,6 +9,7 @@
     database.py     init, check
     status.py       status
     picture.py      how the overview is shown
+    statistics.py   stats
     steering.py     pause, resume, rebuild
     waiting.py      wait, and the watching of rebuild --wait
     pursuit.py      catchup

@@ -1,0 +1,168 @@
+"""The command ``stats``: how far the projections are, and what has been appended in the last days.
+
+The answers of the three monitoring queries that people run by hand, each bounded: only the events of the days asked
+for are counted, found by the index on ``created_at``, and never for longer than ``statement_timeout_seconds``.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+import typer
+from psycopg import errors
+
+from projectiond import sql
+from projectiond.cli.output import Column, Grid, ago, show, tell
+from projectiond.cli.target import Target, find_target
+from projectiond.database import Connection
+from projectiond.errors import ProjectiondError
+from projectiond.overview import Overview, ProjectionState, read_overview
+
+MOST_DAYS: Final = 3660
+MOST_AGGREGATES: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """A day of UTC."""
+
+    day: date
+    events: int
+    aggregates: int
+    """How many aggregates these events are of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """An aggregate with events in the days that were asked for."""
+
+    aggregate_id: UUID
+    aggregate_type: str
+    events: int
+    """In these days."""
+    version: int
+    """Of the last of these events: the length of its stream."""
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(stats)
+
+
+def stats(
+    context: typer.Context,
+    *,
+    days: Annotated[
+        int,
+        typer.Option(
+            "--days", metavar="N", min=1, max=MOST_DAYS, help="Count the events of today and the days before."
+        ),
+    ] = 7,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", min=1, max=MOST_AGGREGATES, help="Show so many aggregates.")
+    ] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines: one JSON object.")] = False,
+) -> None:
+    """Show each projection's lag, the events of each day, and the most active aggregates.
+
+    Lag is counted as by status. Days are those of UTC. All events of these days are read, found by the index on
+    created_at, so its cost grows with --days and not with the store; statement_timeout_seconds ends a count that takes
+    too long.
+
+    Example: projectiond stats --days 30 --limit 5
+
+    Exit codes: 0 shown, 1 no database, or the count took too long.
+    """
+    target = find_target(context.obj)
+    with target.connect("stats") as db:
+        overview = read_overview(db, None)
+        per_day, most_active = _count(db, target, days, limit)
+    if as_json:
+        tell(json.dumps(_as_object(overview, days, per_day, most_active), indent=2))
+    else:
+        _show(overview, days, per_day, most_active)
+
+
+def _count(db: Connection, target: Target, days: int, limit: int) -> tuple[list[Day], list[Aggregate]]:
+    parameters = {"days": days, "limit": limit}
+    try:
+        per_day = [Day(*row) for row in db.execute(sql.EVENTS_PER_DAY, parameters)]
+        most_active = [Aggregate(*row) for row in db.execute(sql.MOST_ACTIVE_AGGREGATES, parameters)]
+    except errors.QueryCanceled as error:
+        raise ProjectiondError(
+            f"to count the events of {days} days took longer than"
+            f" {target.settings.statement_timeout_seconds:g} s (statement_timeout_seconds)",
+            hint="ask for fewer --days, or raise that setting",
+        ) from error
+    return per_day, most_active
+
+
+def _as_object(
+    overview: Overview, days: int, per_day: Sequence[Day], most_active: Sequence[Aggregate]
+) -> dict[str, Any]:
+    return {
+        "head": overview.head,
+        "days": days,
+        "projections": [
+            {
+                "name": state.name,
+                "status": state.status,
+                "position": state.position,
+                "lag": state.lag,
+                "last_processed_at": state.last_processed_at and state.last_processed_at.isoformat(),
+            }
+            for state in overview.projections
+        ],
+        "events_per_day": [{**asdict(day), "day": day.day.isoformat()} for day in per_day],
+        "most_active_aggregates": [
+            {**asdict(aggregate), "aggregate_id": str(aggregate.aggregate_id)} for aggregate in most_active
+        ],
+    }
+
+
+def _show(overview: Overview, days: int, per_day: Sequence[Day], most_active: Sequence[Aggregate]) -> None:
+    if overview.projections:
+        show(_grid_of_projections(overview.projections))
+    else:
+        tell("no projection has begun")
+    if not overview.head:
+        tell("", "the store holds no event yet")
+        return
+    if not most_active:
+        tell("", f"no event in the last {days} days; the store's head is {overview.head}")
+        return
+    tell("")
+    show(_grid_of_days(per_day))
+    tell("")
+    show(_grid_of_aggregates(most_active))
+
+
+def _grid_of_projections(projections: Sequence[ProjectionState]) -> Grid:
+    grid = Grid([Column("PROJECTION"), Column("LAG", is_number=True), Column("LAST"), Column("STATUS")])
+    for state in projections:
+        grid.add(state.name, str(state.lag), ago(state.seconds_since_processed), state.status or "")
+    return grid
+
+
+def _grid_of_days(per_day: Sequence[Day]) -> Grid:
+    grid = Grid([Column("DAY (UTC)"), Column("EVENTS", is_number=True), Column("AGGREGATES", is_number=True)])
+    for day in per_day:
+        grid.add(day.day.isoformat(), str(day.events), str(day.aggregates))
+    return grid
+
+
+def _grid_of_aggregates(most_active: Sequence[Aggregate]) -> Grid:
+    grid = Grid(
+        [
+            Column("AGGREGATE"),
+            Column("TYPE", is_wide=True),
+            Column("EVENTS", is_number=True),
+            Column("VERSION", is_number=True),
+        ]
+    )
+    for aggregate in most_active:
+        grid.add(str(aggregate.aggregate_id), aggregate.aggregate_type, str(aggregate.events), str(aggregate.version))
+    return grid
