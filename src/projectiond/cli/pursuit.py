@@ -21,9 +21,9 @@ from projectiond.cli.names import load_plugins
 from projectiond.cli.output import tell
 from projectiond.cli.progress import Progress
 from projectiond.cli.target import Options, Target, find_target, say
-from projectiond.cli.waiting import paused_sentence
 from projectiond.database import Connection
 from projectiond.errors import ConfigurationError, DatabaseUnavailableError, ProjectiondError
+from projectiond.lateness import paused_sentence
 from projectiond.overview import read_head
 from projectiond.supervisor import Supervisor
 

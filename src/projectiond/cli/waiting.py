@@ -10,17 +10,18 @@ from typing import Annotated, Final
 import typer
 
 from projectiond import checkpoint as checkpoints
-from projectiond.arrival import Arrival
+from projectiond.arrival import Arrival, Question
 from projectiond.checkpoint import Checkpoint
 from projectiond.cli.names import find_names
 from projectiond.cli.output import tell
 from projectiond.cli.progress import Progress
 from projectiond.cli.target import find_target, say
 from projectiond.database import Connection
-from projectiond.errors import ProjectiondError, WaitTimeoutError
+from projectiond.errors import ProjectiondError
 from projectiond.failure import printable
-from projectiond.highwater import read_store_end
+from projectiond.lateness import paused_sentence
 from projectiond.overview import count_live_workers, read_head, read_hold
+from projectiond.waiting import watch
 
 # How often the rows are read; a person sees no difference, and the database feels none.
 LOOK_SECONDS: Final = 0.05
@@ -92,33 +93,21 @@ def watch_rebuilds(db: Connection, names: Sequence[str]) -> None:
 
 def _follow(db: Connection, name: str, arrival: Arrival, *, timeout_seconds: float | None) -> Checkpoint:
     """Stay until a projection has arrived; give its row."""
-    began = time.monotonic()
-    target = arrival.sequence_number
     told_hold = ""
+    # The name is known to a plugin at least: its row may be yet to come.
+    steps = watch(name, arrival, timeout_seconds, is_known=True)
+    step = next(steps)
     with Progress() as progress:
-        while True:
-            now = checkpoints.find(db, name)
-            if now is not None and _has_arrived(db, now, arrival):
-                return now
-            if now is not None and now.status == "paused":
-                raise ProjectiondError(paused_sentence(name, now))
-            position = 0 if now is None else now.position
-            progress.show(name, position, target)
-            progress.tick(target)
-            if timeout_seconds is not None and time.monotonic() - began >= timeout_seconds:
-                raise WaitTimeoutError(
-                    f'after {timeout_seconds:g} s "{name}" is at {position}, {_distance(db, position, target)}',
-                    hint=_sentence_of_hold(db, position) or 'see "projectiond status" for what holds it back',
-                )
-            told_hold = _tell_hold(db, position, told_hold) if progress.is_due() else told_hold
-            time.sleep(LOOK_SECONDS)
-
-
-def _distance(db: Connection, position: int, target: int) -> str:
-    end = read_store_end(db)
-    if end < target:
-        return f"and the store ends at {end}: no event up to {target} has been appended yet"
-    return f"{target - position} behind {target}"
+        while not isinstance(step, Checkpoint):
+            if isinstance(step, Question):
+                step = steps.send(db.execute(step.statement, step.parameters).fetchall())
+                continue
+            progress.show(name, step.position, arrival.sequence_number)
+            progress.tick(arrival.sequence_number)
+            told_hold = _tell_hold(db, step.position, told_hold) if progress.is_due() else told_hold
+            time.sleep(step.seconds)
+            step = next(steps)
+    return step
 
 
 def _tell_hold(db: Connection, position: int, told: str) -> str:
@@ -135,20 +124,6 @@ def _sentence_of_hold(db: Connection, position: int) -> str:
         return ""
     who = "; ".join(hold.holders)
     return printable(f'the high-water mark is held at {hold.position} by {who}; see "projectiond status"')
-
-
-def _has_arrived(db: Connection, now: Checkpoint, arrival: Arrival) -> bool:
-    is_about_to_be_reset = now.status == "rebuilding" and not now.is_reset
-    return not is_about_to_be_reset and arrival.is_reached(db, now.position)
-
-
-def paused_sentence(name: str, now: Checkpoint | None) -> str:
-    """Say that a projection is paused, why, and how it goes on."""
-    if now is None:
-        return f'the checkpoint row of "{name}" is gone; see "projectiond status"'
-    if now.error_message:
-        return f'"{name}" is paused at {now.position}: {now.error_message} ("projectiond resume {name}")'
-    return f'"{name}" is paused at {now.position}; "projectiond resume {name}" lets it go on'
 
 
 def _warn_without_daemon(db: Connection) -> None:
