@@ -79,16 +79,12 @@ FROM (
 ) AS seen
 """
 
-# Parameters: as SIGHTING, and most_events, most_stored, most_bytes.  Rows: the sighting, and beside it the events of
-# the run, in order and a row for each; one row, without an event, when there is none or the run has more than
-# most_events.  An event's JSON is null where READ_EVENTS would leave it out, and as there it alone is of type text.
-# One statement, so one snapshot: there is an event for each number of the run.
-# Index: as SIGHTING, and once more for the events.
-SIGHTING_AND_EVENTS: LiteralString = """
-SELECT
-    sighting.run_end,
-    sighting.largest,
-    sighting.last_drawn,
+# Of the events of a range, their columns in the order of ``Event.from_row``; and what they are taken from, up to the
+# WHERE of its innermost part, with what their JSON adds up to.  Parameters: most_stored, most_bytes.  Both JSON columns
+# are null once their sizes as text add up to more than most_bytes, and where they are stored in more than most_stored
+# bytes (compressed), for then the server should not even unpack them.  JSON is the only column of type text, so that it
+# can be kept as bytes; it is made once, under the LIMIT.
+_EVENT_COLUMNS: LiteralString = """
     weighed.event_id,
     weighed.aggregate_id,
     weighed.aggregate_type::varchar,
@@ -98,26 +94,8 @@ SELECT
     weighed.version,
     weighed.sequence_number,
     weighed.created_at
-FROM (
-    SELECT
-        coalesce(max(seen.sequence_number) FILTER (WHERE seen.sequence_number - seen.place = %(settled)s), %(settled)s)
-            AS run_end,
-        coalesce((SELECT max(sequence_number) FROM event_store), 0) AS largest,
-        pg_sequence_last_value(%(sequence)s::regclass) AS last_drawn
-    FROM (
-        SELECT
-            above.sequence_number,
-            row_number() OVER (ORDER BY above.sequence_number) AS place
-        FROM (
-            SELECT sequence_number
-            FROM event_store
-            WHERE sequence_number > %(settled)s
-            ORDER BY sequence_number
-            LIMIT %(run_limit)s
-        ) AS above
-    ) AS seen
-) AS sighting
-LEFT JOIN LATERAL (
+"""
+_WEIGHED_EVENTS: LiteralString = """
     SELECT
         event.*,
         sum(octet_length(data_text) + coalesce(octet_length(metadata_text), 0)) OVER (
@@ -142,7 +120,44 @@ LEFT JOIN LATERAL (
             sequence_number,
             created_at
         FROM event_store
-        WHERE sequence_number > %(settled)s
+"""
+
+# Parameters: as SIGHTING, and most_events, most_stored, most_bytes.  Rows: the sighting, and beside it the events of
+# the run, in order and a row for each; one row, without an event, when there is none or the run has more than
+# most_events.  An event's JSON is null where READ_EVENTS would leave it out, and as there it alone is of type text.
+# One statement, so one snapshot: there is an event for each number of the run.
+# Index: as SIGHTING, and once more for the events.
+SIGHTING_AND_EVENTS: LiteralString = (
+    """
+SELECT
+    sighting.run_end,
+    sighting.largest,
+    sighting.last_drawn,
+"""
+    + _EVENT_COLUMNS
+    + """FROM (
+    SELECT
+        coalesce(max(seen.sequence_number) FILTER (WHERE seen.sequence_number - seen.place = %(settled)s), %(settled)s)
+            AS run_end,
+        coalesce((SELECT max(sequence_number) FROM event_store), 0) AS largest,
+        pg_sequence_last_value(%(sequence)s::regclass) AS last_drawn
+    FROM (
+        SELECT
+            above.sequence_number,
+            row_number() OVER (ORDER BY above.sequence_number) AS place
+        FROM (
+            SELECT sequence_number
+            FROM event_store
+            WHERE sequence_number > %(settled)s
+            ORDER BY sequence_number
+            LIMIT %(run_limit)s
+        ) AS above
+    ) AS seen
+) AS sighting
+LEFT JOIN LATERAL (
+"""
+    + _WEIGHED_EVENTS
+    + """        WHERE sequence_number > %(settled)s
             AND sequence_number <= sighting.run_end
             AND sighting.run_end <= %(settled)s + %(most_events)s
         ORDER BY sequence_number
@@ -151,6 +166,7 @@ LEFT JOIN LATERAL (
 ) AS weighed ON true
 ORDER BY weighed.sequence_number
 """
+)
 
 # Rows: one.  For the watcher's session, whose statements are few and all go by an index: they are planned once, for
 # planning takes longer than a look; and the plan must be the right one also when the store was empty at that time.
@@ -266,49 +282,16 @@ DISARM_DOORBELL: LiteralString = "SELECT pg_advisory_unlock(%(key)s), pg_notify(
 
 # --- reader --------------------------------------------------------------------------------------------------
 
-# Parameters: after, upto, event_types (text[]), batch_size, most_stored, most_bytes.  Rows: at most batch_size events
-# in order; both JSON columns are null once their sizes as text add up to more than most_bytes, and where they are stored
-# in more than most_stored bytes (compressed), for then the server should not even unpack them.
+# Parameters: after, upto, event_types (text[]), batch_size, most_stored, most_bytes (see _WEIGHED_EVENTS).  Rows: at
+# most batch_size events in order.
 # Both bounds of the range matter: nothing above the mark is read, and a sparse filter scans a bounded range.
-# JSON is the only column of type text, so that it can be kept as bytes; it is made once, under the LIMIT.
 # Index: (event_type, sequence_number) or the unique one on sequence_number, whichever costs less.
-READ_EVENTS: LiteralString = """
-SELECT
-    event_id,
-    aggregate_id,
-    aggregate_type::varchar,
-    event_type::varchar,
-    CASE WHEN bytes <= %(most_bytes)s THEN data_text END,
-    CASE WHEN bytes <= %(most_bytes)s THEN metadata_text END,
-    version,
-    sequence_number,
-    created_at
-FROM (
-    SELECT
-        event.*,
-        sum(octet_length(data_text) + coalesce(octet_length(metadata_text), 0)) OVER (
-            ORDER BY sequence_number
-            ROWS UNBOUNDED PRECEDING
-        ) AS bytes
-    FROM (
-        SELECT
-            event_id,
-            aggregate_id,
-            aggregate_type,
-            event_type,
-            CASE
-                WHEN pg_column_size(event_data) + coalesce(pg_column_size(metadata), 0) <= %(most_stored)s
-                    THEN event_data::text
-            END AS data_text,
-            CASE
-                WHEN pg_column_size(event_data) + coalesce(pg_column_size(metadata), 0) <= %(most_stored)s
-                    THEN metadata::text
-            END AS metadata_text,
-            version,
-            sequence_number,
-            created_at
-        FROM event_store
-        WHERE sequence_number > %(after)s
+READ_EVENTS: LiteralString = (
+    "SELECT"
+    + _EVENT_COLUMNS
+    + "FROM ("
+    + _WEIGHED_EVENTS
+    + """        WHERE sequence_number > %(after)s
             AND sequence_number <= %(upto)s
             AND event_type = ANY(%(event_types)s)
         ORDER BY sequence_number
@@ -317,45 +300,15 @@ FROM (
 ) AS weighed
 ORDER BY sequence_number
 """
+)
 
 # As READ_EVENTS, for a projection that takes every type.
-READ_ALL_EVENTS: LiteralString = """
-SELECT
-    event_id,
-    aggregate_id,
-    aggregate_type::varchar,
-    event_type::varchar,
-    CASE WHEN bytes <= %(most_bytes)s THEN data_text END,
-    CASE WHEN bytes <= %(most_bytes)s THEN metadata_text END,
-    version,
-    sequence_number,
-    created_at
-FROM (
-    SELECT
-        event.*,
-        sum(octet_length(data_text) + coalesce(octet_length(metadata_text), 0)) OVER (
-            ORDER BY sequence_number
-            ROWS UNBOUNDED PRECEDING
-        ) AS bytes
-    FROM (
-        SELECT
-            event_id,
-            aggregate_id,
-            aggregate_type,
-            event_type,
-            CASE
-                WHEN pg_column_size(event_data) + coalesce(pg_column_size(metadata), 0) <= %(most_stored)s
-                    THEN event_data::text
-            END AS data_text,
-            CASE
-                WHEN pg_column_size(event_data) + coalesce(pg_column_size(metadata), 0) <= %(most_stored)s
-                    THEN metadata::text
-            END AS metadata_text,
-            version,
-            sequence_number,
-            created_at
-        FROM event_store
-        WHERE sequence_number > %(after)s
+READ_ALL_EVENTS: LiteralString = (
+    "SELECT"
+    + _EVENT_COLUMNS
+    + "FROM ("
+    + _WEIGHED_EVENTS
+    + """        WHERE sequence_number > %(after)s
             AND sequence_number <= %(upto)s
         ORDER BY sequence_number
         LIMIT %(batch_size)s
@@ -363,6 +316,7 @@ FROM (
 ) AS weighed
 ORDER BY sequence_number
 """
+)
 
 # --- range reader / relation ---------------------------------------------------------------------------------
 
