@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Final, TypeVar
 
 from projectiond.definition import Definition, Handler
+from projectiond.errors import ConfigurationError
 from projectiond.fault import Fault, quoted
 from projectiond.handlers import Complain as ComplainAt
 from projectiond.handlers import HandlerMethod, check_apply, check_key, read_handlers, refuse_handlers
@@ -28,7 +29,7 @@ from projectiond.plugin import Plugins, find_plugins, source_of
 from projectiond.projection import ANY_EVENT, BaseProjection, BatchProjection, RowProjection, SqlProjection
 from projectiond.settings import ProjectionSettings
 
-__all__ = ["Fault", "Registry", "load_projections"]
+__all__ = ["Fault", "Registry", "define", "load_projections"]
 
 V = TypeVar("V")
 
@@ -76,6 +77,19 @@ def load_projections(directories: Sequence[Path], overrides: Mapping[str, Projec
         definitions=tuple(sorted(definitions, key=lambda definition: definition.name)),
         faults=tuple(dict.fromkeys(faults)),
     )
+
+
+def define(cls: type[BaseProjection]) -> Definition:
+    """Define a class by itself, with a new instance of it, as a test does.
+
+    Raises:
+        ConfigurationError: It has faults; the message has each.
+    """
+    faults: list[Fault] = []
+    definition = _candidate(cls, {}, faults).definition
+    if definition is None:
+        raise ConfigurationError("; ".join(map(str, faults)))
+    return definition
 
 
 def _candidate(

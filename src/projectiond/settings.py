@@ -37,6 +37,8 @@ from projectiond.settings_faults import sentence_of_fault, sentence_of_unknown
 
 PREFIX: Final = "PROJECTIOND_"
 CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
+# Of tests, which the daemon takes no notice of.
+TEST_PREFIX: Final = f"{PREFIX}TEST_"
 URL_VARIABLE: Final = "DATABASE_URL"
 
 # Kubernetes gives such variables to every pod in the namespace of a Service named "projectiond"; they are no
@@ -248,7 +250,10 @@ def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
     return [
         sentence_of_unknown("environment variable", variable, known=known)
         for variable in sorted(environment)
-        if variable.startswith(PREFIX) and variable not in known and not SERVICE_VARIABLE.fullmatch(variable)
+        if variable.startswith(PREFIX)
+        and not variable.startswith(TEST_PREFIX)
+        and variable not in known
+        and not SERVICE_VARIABLE.fullmatch(variable)
     ]
 
 
