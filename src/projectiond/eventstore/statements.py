@@ -1,0 +1,225 @@
+"""Every statement of the event store that is not the daemon's too, each a named constant.
+
+Used by the plans of this package.  Parameters are psycopg's named ones; table names are resolved by the session's
+``search_path``.  Nothing here depends on the state of a session.
+"""
+
+from typing import Final, LiteralString
+
+# "All of them", where a statement wants a number of rows or bytes.
+UNBOUNDED: Final = 2**31 - 1
+
+# Parameters: aggregate_ids (uuid[], each once), expected_versions (bigint[], null for "any"), and one element for each
+# event: owners (uuid[], the aggregate), places (bigint[], from 1 within its aggregate), event_ids (uuid[]),
+# aggregate_types, event_types, data, metadata (text[]).
+# Rows: one for each aggregate (aggregate_id, version that it was at, how many events were written in all, the last
+# sequence number of these aggregates).  All events are written, or none when a version is not the expected one.
+# What the statement sees is as old as its start; whoever wrote in between holds the unique constraint on
+# (aggregate_id, version), and the INSERT fails with 23505.
+# Numbers are drawn by the column's default above the sort, hence in the order of the events, and under the INSERT's
+# RowExclusiveLock, which is taken before anything is executed.
+# Locks: RowExclusiveLock on event_store, no other.  Index: the unique one on (aggregate_id, version), its last entry.
+APPEND: LiteralString = """
+WITH tail AS MATERIALIZED (
+    SELECT
+        wanted.aggregate_id,
+        wanted.expected_version,
+        coalesce(newest.version, 0) AS version,
+        coalesce(newest.sequence_number, 0) AS sequence_number
+    FROM unnest(%(aggregate_ids)s::uuid[], %(expected_versions)s::bigint[]) AS wanted (aggregate_id, expected_version)
+    LEFT JOIN LATERAL (
+        SELECT version, sequence_number
+        FROM event_store
+        WHERE event_store.aggregate_id = wanted.aggregate_id
+        ORDER BY version DESC
+        LIMIT 1
+    ) AS newest ON true
+),
+written AS (
+    INSERT INTO event_store
+        (event_id, aggregate_id, aggregate_type, event_type, event_data, metadata, version)
+    SELECT
+        new.event_id,
+        new.aggregate_id,
+        new.aggregate_type,
+        new.event_type,
+        new.data::jsonb,
+        new.metadata::jsonb,
+        tail.version + new.place
+    FROM unnest(
+        %(owners)s::uuid[],
+        %(places)s::bigint[],
+        %(event_ids)s::uuid[],
+        %(aggregate_types)s::text[],
+        %(event_types)s::text[],
+        %(data)s::text[],
+        %(metadata)s::text[]
+    ) WITH ORDINALITY
+        AS new (aggregate_id, place, event_id, aggregate_type, event_type, data, metadata, ordinal)
+    JOIN tail
+        ON tail.aggregate_id = new.aggregate_id
+    WHERE NOT EXISTS (SELECT FROM tail WHERE expected_version <> version)
+    ORDER BY new.ordinal
+    RETURNING sequence_number
+)
+SELECT
+    tail.aggregate_id,
+    tail.version,
+    (SELECT count(*) FROM written),
+    greatest((SELECT max(sequence_number) FROM written), (SELECT max(sequence_number) FROM tail))
+FROM tail
+"""
+
+# Parameters: aggregate_ids (uuid[]).  Rows: one for each (aggregate_id, version, whether the transaction keeps a
+# snapshot that may be older than this statement).  Index: the unique one on (aggregate_id, version), its last entry.
+READ_VERSIONS: LiteralString = """
+SELECT
+    wanted.aggregate_id,
+    coalesce((SELECT max(version) FROM event_store WHERE event_store.aggregate_id = wanted.aggregate_id), 0),
+    current_setting('transaction_isolation') IN ('repeatable read', 'serializable')
+        AND transaction_timestamp() < statement_timestamp()
+FROM unnest(%(aggregate_ids)s::uuid[]) AS wanted (aggregate_id)
+"""
+
+# Parameters: event_ids, owners (uuid[]), event_types, data (text[]).  Rows: one for each of these events that is in the
+# store, in their order (ordinal from 1, version, sequence_number, whether it is the very event).
+# Index: the primary key.
+FIND_EVENTS: LiteralString = """
+SELECT
+    new.ordinal,
+    stored.version,
+    stored.sequence_number,
+    stored.aggregate_id = new.aggregate_id
+        AND stored.event_type = new.event_type
+        AND stored.event_data::jsonb = new.data::jsonb
+FROM unnest(%(event_ids)s::uuid[], %(owners)s::uuid[], %(event_types)s::text[], %(data)s::text[]) WITH ORDINALITY
+    AS new (event_id, aggregate_id, event_type, data, ordinal)
+JOIN event_store AS stored
+    ON stored.event_id = new.event_id
+ORDER BY new.ordinal
+"""
+
+# Parameters: schema, index.  Rows: one (columns, as text[]) or none: what a violated constraint is made of.
+INDEX_COLUMNS: LiteralString = """
+SELECT array_agg(columns.attname::text)
+FROM pg_class AS index
+JOIN pg_namespace AS namespace
+    ON namespace.oid = index.relnamespace
+JOIN pg_attribute AS columns
+    ON columns.attrelid = index.oid
+WHERE namespace.nspname = %(schema)s
+    AND index.relname = %(index)s
+"""
+
+# Parameters: aggregate_id, after_version.  Rows: all later events of the aggregate, in order, as Event.from_row wants
+# them.  Index: the unique one on (aggregate_id, version).
+READ_EVENTS: LiteralString = """
+SELECT
+    event_id,
+    aggregate_id,
+    aggregate_type::varchar,
+    event_type::varchar,
+    event_data::text,
+    metadata::text,
+    version,
+    sequence_number,
+    created_at
+FROM event_store
+WHERE aggregate_id = %(aggregate_id)s
+    AND version > %(after)s
+ORDER BY version
+"""
+
+# Parameters: aggregate_id, after, upto, batch_size, most_stored, most_bytes.  Rows: as READ_EVENTS, at most batch_size
+# of them; both JSON columns are null once their sizes add up to more than most_bytes, and where they are stored in more
+# than most_stored bytes.  Index: the unique one on (aggregate_id, version).
+READ_PAGE: LiteralString = """
+SELECT
+    event_id,
+    aggregate_id,
+    aggregate_type::varchar,
+    event_type::varchar,
+    CASE WHEN bytes <= %(most_bytes)s THEN data_text END,
+    CASE WHEN bytes <= %(most_bytes)s THEN metadata_text END,
+    version,
+    sequence_number,
+    created_at
+FROM (
+    SELECT
+        event.*,
+        sum(octet_length(data_text) + coalesce(octet_length(metadata_text), 0)) OVER (
+            ORDER BY version
+            ROWS UNBOUNDED PRECEDING
+        ) AS bytes
+    FROM (
+        SELECT
+            event_id,
+            aggregate_id,
+            aggregate_type,
+            event_type,
+            CASE
+                WHEN pg_column_size(event_data) + coalesce(pg_column_size(metadata), 0) <= %(most_stored)s
+                    THEN event_data::text
+            END AS data_text,
+            CASE
+                WHEN pg_column_size(event_data) + coalesce(pg_column_size(metadata), 0) <= %(most_stored)s
+                    THEN metadata::text
+            END AS metadata_text,
+            version,
+            sequence_number,
+            created_at
+        FROM event_store
+        WHERE aggregate_id = %(aggregate_id)s
+            AND version > %(after)s
+            AND version <= %(upto)s
+        ORDER BY version
+        LIMIT %(batch_size)s
+    ) AS event
+) AS weighed
+ORDER BY version
+"""
+
+# Rows: one (sequence): what event_store's numbers are drawn from, as text; null when it is none or may not be asked.
+NUMBERS_SEQUENCE: LiteralString = """
+SELECT CASE WHEN has_sequence_privilege(sequence::regclass, 'SELECT, USAGE') THEN sequence END
+FROM pg_get_serial_sequence('event_store', 'sequence_number') AS sequence
+"""
+
+# Parameters: aggregate_id, shape.  Rows: one (version, last_event_id, state as JSON) or none, when there is no
+# snapshot of this shape.  Index: the primary key.
+READ_SNAPSHOT: LiteralString = """
+SELECT
+    version,
+    (state ->> 'last_event_id')::uuid,
+    (state -> 'aggregate')::text
+FROM snapshots
+WHERE aggregate_id = %(aggregate_id)s
+    AND state ->> 'shape' = %(shape)s
+"""
+
+# Parameters: aggregate_id, aggregate_type, version, shape, last_event_id, aggregate (JSON), discarded (uuid or null:
+# the last event of a snapshot of this shape that turned out to be of another history).
+# Rows: one when it was written.  A newer snapshot of the same shape stays.  Locks: the row, until the transaction ends.
+WRITE_SNAPSHOT: LiteralString = """
+INSERT INTO snapshots AS kept (aggregate_id, aggregate_type, version, state, created_at)
+VALUES (
+    %(aggregate_id)s,
+    %(aggregate_type)s,
+    %(version)s,
+    jsonb_build_object(
+        'shape', %(shape)s::text,
+        'last_event_id', %(last_event_id)s::uuid,
+        'aggregate', %(aggregate)s::jsonb
+    ),
+    now()
+)
+ON CONFLICT (aggregate_id) DO UPDATE
+SET aggregate_type = excluded.aggregate_type,
+    version = excluded.version,
+    state = excluded.state,
+    created_at = excluded.created_at
+WHERE kept.version < excluded.version
+    OR kept.state ->> 'shape' IS DISTINCT FROM excluded.state ->> 'shape'
+    OR kept.state ->> 'last_event_id' = %(discarded)s::text
+RETURNING version
+"""
