@@ -633,6 +633,193 @@ CREATE TABLE IF NOT EXISTS projectiond_high_water_mark (
     proven_at TIMESTAMPTZ NOT NULL DEFAULT NOW()
 );
 
+-- Read your writes, for whoever speaks only SQL: SELECT projectiond_wait_for('order_summary', 41208) returns once the
+-- projection has applied every event up to that number, and gives its position. To be called after the append has
+-- committed; NULL as timeout waits until statement_timeout. projectiond.waiting does the same from Python, and
+-- arrival.py says why these steps in this order prove it: each is a statement with a snapshot of its own.
+-- It runs with its caller's rights: SELECT on event_store, projection_checkpoints and projection_rebuilds. The schema
+-- is written into it, whatever the caller's search_path is. Without sequential scans: a plan that was made while the
+-- store was small is kept, and would read the whole of it.
+-- PJ004: not in time. PJ005: paused. PJ006: no such projection. PJ007: the caller's transaction makes it impossible.
+DO $do$
+BEGIN
+    EXECUTE format($create$
+        CREATE OR REPLACE FUNCTION projectiond_wait_for(
+            projection text,
+            sequence_number bigint,
+            timeout interval DEFAULT '5 seconds'
+        ) RETURNS bigint
+        LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $function$
+        #variable_conflict use_column
+        DECLARE
+            wanted CONSTANT bigint := projectiond_wait_for.sequence_number;
+            seconds CONSTANT float8 := extract(epoch FROM timeout);
+            began CONSTANT timestamptz := clock_timestamp();
+            store CONSTANT regclass := %2$L;
+            numbers CONSTANT regclass := pg_get_serial_sequence(%2$L, 'sequence_number');
+            isolation CONSTANT text := current_setting('transaction_isolation');
+            this_database CONSTANT oid := oid FROM pg_database WHERE datname = current_database();
+            kept record;
+            facts record;
+            lockers text[];
+            holding text[];
+            waited float8;
+            lag bigint;
+            is_visible boolean := false;
+        BEGIN
+            IF projection IS NULL OR wanted IS NULL THEN
+                RAISE EXCEPTION 'projectiond_wait_for needs a projection and a sequence number, not NULL'
+                    USING ERRCODE = 'null_value_not_allowed';
+            END IF;
+            IF isolation NOT IN ('read committed', 'read uncommitted') THEN
+                RAISE EXCEPTION 'a transaction that is %% sees nothing that is committed after its start, so waiting '
+                        'for %% in it would never end', isolation, wanted
+                    USING ERRCODE = 'PJ007', HINT = 'wait before it begins, or use READ COMMITTED';
+            END IF;
+            IF EXISTS (
+                SELECT
+                FROM pg_locks
+                WHERE pid = pg_backend_pid()
+                    AND locktype = 'relation'
+                    AND mode = 'RowExclusiveLock'
+                    AND relation IN (SELECT store UNION ALL SELECT relid FROM pg_partition_tree(store))
+            ) THEN
+                RAISE EXCEPTION 'waiting for %% inside a transaction that has itself written to event_store would be '
+                        'waiting for itself: no projection sees its events before it commits', wanted
+                    USING ERRCODE = 'PJ007', HINT = 'commit first, then wait';
+            END IF;
+
+            LOOP
+                SELECT
+                    checkpoint.last_sequence_number AS place,
+                    checkpoint.status,
+                    checkpoint.error_message,
+                    checkpoint.status = 'rebuilding' AND rebuild.projection_name IS NULL AS is_about_to_be_reset
+                INTO kept
+                FROM %1$I.projection_checkpoints AS checkpoint
+                LEFT JOIN %1$I.projection_rebuilds AS rebuild USING (projection_name)
+                WHERE checkpoint.projection_name = projection;
+                IF NOT FOUND THEN
+                    RAISE EXCEPTION 'unknown projection "%%"', projection
+                        USING ERRCODE = 'PJ006',
+                              HINT = coalesce(
+                                  (SELECT 'known are ' || string_agg(projection_name, ', ' ORDER BY projection_name)
+                                   FROM %1$I.projection_checkpoints),
+                                  'no projection has ever run on this database: start the daemon with "projectiond run"'
+                              );
+                END IF;
+
+                IF NOT kept.is_about_to_be_reset AND (kept.place >= wanted OR NOT is_visible) THEN
+                    SELECT
+                        greatest(
+                            (SELECT max(sequence_number) FROM %1$I.event_store),
+                            CASE
+                                WHEN has_sequence_privilege(numbers, 'SELECT, USAGE')
+                                    THEN pg_sequence_last_value(numbers)
+                            END,
+                            0
+                        ) AS store_end,
+                        EXISTS (SELECT FROM %1$I.event_store WHERE sequence_number = wanted) AS is_visible,
+                        EXISTS (
+                            SELECT
+                            FROM %1$I.event_store
+                            WHERE sequence_number > kept.place
+                                AND sequence_number <= wanted
+                        ) AS has_events_between
+                    INTO facts;
+                    is_visible := facts.is_visible;
+                    IF kept.place >= wanted THEN
+                        -- Beyond the end there is nothing: the store has lost what this checkpoint stands for.
+                        IF kept.place <= facts.store_end THEN
+                            RETURN kept.place;
+                        END IF;
+                    ELSIF NOT is_visible AND facts.store_end >= wanted AND NOT pg_is_in_recovery() THEN
+                        IF lockers IS NULL OR lockers <> '{}' THEN
+                            holding := ARRAY(
+                                SELECT DISTINCT held.virtualtransaction
+                                FROM pg_locks AS held
+                                WHERE held.locktype = 'relation'
+                                    AND held.mode = 'RowExclusiveLock'
+                                    AND held.granted
+                                    AND held.database = this_database
+                                    AND held.relation IN (
+                                        SELECT store
+                                        UNION ALL
+                                        SELECT relid FROM pg_partition_tree(store)
+                                    )
+                            );
+                            lockers := CASE
+                                WHEN lockers IS NULL THEN holding
+                                ELSE ARRAY(SELECT unnest(lockers) INTERSECT SELECT unnest(holding))
+                            END;
+                            -- What was seen before the lockers were proves nothing: look again, in a later statement.
+                            facts.has_events_between := lockers <> '{}' OR EXISTS (
+                                SELECT
+                                FROM %1$I.event_store
+                                WHERE sequence_number > kept.place
+                                    AND sequence_number <= wanted
+                            );
+                        END IF;
+                        IF NOT facts.has_events_between THEN
+                            RETURN kept.place;
+                        END IF;
+                    END IF;
+                END IF;
+
+                IF kept.status = 'paused' THEN
+                    RAISE EXCEPTION '"%%" is paused at %%', projection, concat_ws(': ', kept.place, kept.error_message)
+                        USING ERRCODE = 'PJ005', HINT = format('"projectiond resume %%s" lets it go on', projection);
+                END IF;
+
+                waited := extract(epoch FROM clock_timestamp() - began);
+                EXIT WHEN waited >= seconds;
+                -- From 1 ms to 20 ms, each an eighth of the time waited so far.
+                PERFORM pg_sleep(least(greatest(waited / 8, 0.001), 0.02, seconds - waited));
+            END LOOP;
+
+            SELECT count(*) INTO lag
+            FROM (
+                SELECT
+                FROM %1$I.event_store
+                WHERE sequence_number > kept.place
+                    AND sequence_number <= wanted
+                LIMIT 100001
+            ) AS behind;
+            RAISE EXCEPTION 'after %% s "%%" is at %% (%%), %% behind %%', seconds, projection, kept.place, kept.status,
+                    CASE lag
+                        WHEN 1 THEN '1 event'
+                        WHEN 100001 THEN 'more than 100000 events'
+                        ELSE lag || ' events'
+                    END,
+                    wanted
+                USING ERRCODE = 'PJ004',
+                      HINT = CASE
+                          WHEN kept.error_message IS NOT NULL
+                              THEN 'its last error was: ' || kept.error_message
+                          -- The key, of which every live worker holds a share, is "projwork" as a number.
+                          WHEN NOT EXISTS (
+                              SELECT
+                              FROM pg_locks
+                              WHERE locktype = 'advisory'
+                                  AND mode = 'ShareLock'
+                                  AND granted
+                                  AND database = this_database
+                                  AND objsubid = 1
+                                  AND (classid::bigint << 32) | objid::bigint = 8102661182653952619
+                          )
+                              THEN 'no daemon is running on this database: start one with "projectiond run"'
+                          WHEN kept.is_about_to_be_reset
+                              THEN 'its rebuild has been asked for but not begun'
+                          WHEN lag = 0
+                              THEN 'no such event has been committed; "projectiond status" names who may still add it'
+                          ELSE '"projectiond status" says what holds it back'
+                      END;
+        END
+        $function$
+    $create$, current_schema(), quote_ident(current_schema()) || '.event_store');
+END
+$do$;
+
 -- The triggers. Made only where they are missing or of another version than the comment on them says, since making
 -- one waits for the table's writers.
 DO $$

@@ -181,8 +181,16 @@ SELECT EXISTS (
 )
 """
 
-# Rows: one (is_missing) for the function that ends every transaction of the daemon.
-_FUNCTION_IS_MISSING: LiteralString = "SELECT to_regprocedure('projectiond_require_moved(boolean)') IS NULL"
+# Rows: one (function) for each that is missing: the one that ends every transaction of the daemon, and the one that
+# applications read their writes by.
+_MISSING_FUNCTIONS: LiteralString = """
+SELECT split_part(signature, '(', 1)
+FROM (VALUES
+    ('projectiond_require_moved(boolean)'),
+    ('projectiond_wait_for(text, bigint, interval)')
+) AS wanted (signature)
+WHERE to_regprocedure(signature) IS NULL
+"""
 
 
 def inspect_schema(conn: psycopg.Connection[TupleRow], *, needs_doorbell: bool = True) -> list[str]:
@@ -213,9 +221,8 @@ def inspect_schema(conn: psycopg.Connection[TupleRow], *, needs_doorbell: bool =
     for trigger, table in _TRIGGERS.items():
         if needs_doorbell or trigger != _DOORBELL_TRIGGER:
             faults += _trigger_faults(conn, trigger, table)
-    ((is_function_missing,),) = conn.execute(_FUNCTION_IS_MISSING)
-    if is_function_missing:
-        faults.append(f"function projectiond_require_moved is not in the search_path ({search_path}): {_INIT}")
+    functions = conn.execute(_MISSING_FUNCTIONS).fetchall()
+    faults += [f"function {name} is not in the search_path ({search_path}): {_INIT}" for (name,) in functions]
     for table, privileges in _PRIVILEGES.items():
         parameters = {"table": table, "privileges": list(privileges)}
         lacking = ", ".join(name for (name,) in conn.execute(_MISSING_PRIVILEGES, parameters))

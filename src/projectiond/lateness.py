@@ -75,7 +75,7 @@ def _reason(name: str, now: Checkpoint | None, end: int, arrival: Arrival) -> St
     if now is not None and now.position > end and now.status == "running":
         return f'the store was emptied, or restored from an older backup: run "projectiond rebuild {name}"'
     if now is not None and now.error_message:
-        return f"it fails, and is tried again: {now.error_message}"
+        return f"its last error was: {now.error_message}"
     idleness = yield from _idleness(name)
     hold = yield from _hold(0 if now is None else now.position, arrival)
     if idleness or hold:

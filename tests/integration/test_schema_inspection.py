@@ -60,6 +60,10 @@ FAULTS: list[tuple[LiteralString, str]] = [
         "function projectiond_require_moved is not in the search_path",
     ),
     (
+        "DROP FUNCTION projectiond_wait_for",
+        "function projectiond_wait_for is not in the search_path",
+    ),
+    (
         "ALTER TABLE event_store ALTER COLUMN sequence_number DROP DEFAULT",
         "event_store.sequence_number has no default",
     ),
