@@ -1,0 +1,304 @@
+"""The tester: given these events, the tables have these rows.
+
+Made by the fixture ``projection_tester``, once for each projection of a test, in a database of its own.
+"""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, LiteralString, Protocol, Self
+from uuid import UUID
+
+import pydantic_core
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+from psycopg_pool import ConnectionPool
+
+from projectiond.database import Connection, borrow, fetch_row, open_pool
+from projectiond.errors import ConfigurationError, PoisonError
+from projectiond.projection import BaseProjection
+from projectiond.testing.blame import of_author
+from projectiond.testing.lookup import find_projection
+from projectiond.testing.proof import UnsafeProjectionError, prove
+from projectiond.testing.server import TestServer
+from projectiond.testing.stage import Stage
+from projectiond.testing.tables import Row, Snapshot, find_differences, find_tables, read_rows, take_snapshot
+
+# Longer than a test should take, and short enough to hear of a handler that waits for ever.
+STATEMENT_SECONDS: Final = 30.0
+
+# When the first event happened, unless the test says otherwise; each further one is a second later.
+BEGINNING: Final = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+# Ids that the tester makes are small numbers, in the order in which they were made.
+_AGGREGATES: Final = 0xA << 124
+_EVENTS: Final = 0xE << 124
+
+MAX_DATA_SHOWN: Final = 300
+
+_APPEND: LiteralString = """
+    INSERT INTO event_store
+        (event_id, aggregate_id, aggregate_type, event_type, event_data, metadata, version, created_at)
+    SELECT
+        %(event_id)s, %(aggregate_id)s, %(aggregate_type)s, %(event_type)s, %(data)s, %(metadata)s,
+        COALESCE(MAX(version), 0) + 1, %(created_at)s
+    FROM event_store
+    WHERE aggregate_id = %(aggregate_id)s
+    RETURNING sequence_number
+"""
+
+_READ_NEXT: LiteralString = """
+    SELECT aggregate_type, aggregate_id, event_data
+    FROM event_store
+    WHERE sequence_number > %(position)s AND (%(event_types)s::text[] IS NULL OR event_type = ANY (%(event_types)s))
+    ORDER BY sequence_number
+    LIMIT 1
+"""
+
+
+class MakeTester(Protocol):
+    """What the fixture ``projection_tester`` is: it makes a tester for a projection."""
+
+    def __call__(
+        self,
+        projection: type[BaseProjection] | str | Path,
+        *,
+        prove: bool = True,
+        ignore: Sequence[str] = (),
+        schema: str = "",
+    ) -> "Tester":
+        """Make a tester.
+
+        Args:
+            projection: The class; or the path of a plugin's file, looked for from the test's directory upwards
+                (``path::Class`` where a file has several).
+            prove: Whether to prove, too, that it is safe: that the same events give the same rows after a crash and
+                however they are cut into batches.
+            ignore: Columns that the proof is not to compare, as ``column`` or ``table.column``.
+            schema: DDL to run first, of tables that a migration makes.
+
+        Raises:
+            ConfigurationError: The projection has a fault that ``projectiond check`` would name.
+        """
+
+
+class Tester:
+    """Events go in, rows come out."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        pool: ConnectionPool[Connection],
+        *,
+        store_tables: frozenset[str],
+        prove: bool,
+        ignore: Sequence[str],
+    ) -> None:
+        """Have the projection prepared, as at the daemon's start; see :class:`Testers`."""
+        self._stage = stage
+        self._pool = pool
+        self._store_tables = store_tables
+        self._is_proven = prove
+        self._ignore = tuple(ignore)
+        self._numbers: list[int] = []
+        self._cuts: list[int] = []
+        self._aggregates = 0
+        self._apply_upto(0)
+
+    def given(
+        self,
+        *events: object,
+        aggregate_id: UUID | None = None,
+        aggregate_type: str = "aggregate",
+        metadata: Mapping[str, Any] | None = None,
+        created_at: datetime | None = None,
+    ) -> UUID:
+        """Append events to the store, in this order, all to one aggregate.
+
+        Args:
+            events: Each a tuple of type and data, where data is a dict, a pydantic model or a dataclass; or a model
+                alone, whose class has the name of the event type.
+            aggregate_id: Of which aggregate; of a new one, unless you say so.
+            aggregate_type: What it is.
+            metadata: Of each of the events.
+            created_at: When they happened, with a time zone; by default a second apart, from noon on the first of
+                January 2026 (UTC).
+
+        Returns:
+            The aggregate's id.
+        """
+        aggregate = aggregate_id or self._new_aggregate()
+        with borrow(self._pool) as db, db.transaction():
+            for event in events:
+                event_type, data = _parts(event)
+                number = len(self._numbers) + 1
+                parameters = {
+                    "event_id": UUID(int=_EVENTS + number),
+                    "aggregate_id": aggregate,
+                    "aggregate_type": aggregate_type,
+                    "event_type": event_type,
+                    "data": Jsonb(data, dumps=pydantic_core.to_json),
+                    "metadata": Jsonb(metadata or {}, dumps=pydantic_core.to_json),
+                    "created_at": created_at or BEGINNING + timedelta(seconds=number - 1),
+                }
+                ((sequence_number,),) = db.execute(_APPEND, parameters).fetchall()
+                self._numbers.append(sequence_number)
+        return aggregate
+
+    def apply(self) -> None:
+        """Apply what was given since the last time; `rows` and `query` do so too.
+
+        Raises:
+            PoisonError: A handler failed at an event; the message names both, and its cause is what was raised.
+            ConfigurationError: The daemon would refuse to run the projection.
+            UnsafeProjectionError: The rows depend on more than the events.
+        """
+        __tracebackhide__ = True
+        if self._numbers[-1:] == self._cuts[-1:]:
+            return
+        before = self._snapshot()
+        self._apply_upto(self._numbers[-1])
+        self._cuts.append(self._numbers[-1])
+        if self._is_proven:
+            after = self._snapshot()
+            self._refuse_undeclared(before, after)
+            prove(self._stage, self._cuts, self._numbers, after, self._snapshot, self._ignore)
+
+    def rows(self, table: str = "", *, order_by: str | Sequence[str] = ()) -> list[Row]:
+        """Apply what was given, and give the rows of a table, each as a dict by column.
+
+        Args:
+            table: Which; the projection's only one where it has one.
+            order_by: Columns; the primary key's by default.
+
+        Raises:
+            ConfigurationError: It cannot be told which table, or in which order; otherwise as `apply`.
+        """
+        __tracebackhide__ = True
+        self.apply()
+        tables = self._stage.definition.tables
+        if not table and len(tables) != 1:
+            raise ConfigurationError(
+                f'"{self._stage.definition.name}" has {len(tables)} tables', hint='say which: tester.rows("…")'
+            )
+        table = table or tables[0]
+        order = (order_by,) if isinstance(order_by, str) else tuple(order_by)
+        with borrow(self._pool) as db:
+            order = order or find_tables(db).get(table.removeprefix("public."), ())
+            if not order:
+                raise ConfigurationError(
+                    f"{table} has no primary key to order its rows by",
+                    hint=f'say by which columns: tester.rows("{table}", order_by="…")',
+                )
+            return read_rows(db, table, order)
+
+    def query(self, statement: LiteralString, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> list[Row]:
+        """Apply what was given, and give the rows of any query, each as a dict by column.
+
+        Raises:
+            PoisonError, ConfigurationError, UnsafeProjectionError: As `apply`.
+        """
+        __tracebackhide__ = True
+        self.apply()
+        with borrow(self._pool) as db:
+            return db.cursor(row_factory=dict_row).execute(statement, parameters).fetchall()
+
+    def _new_aggregate(self) -> UUID:
+        self._aggregates += 1
+        return UUID(int=_AGGREGATES + self._aggregates)
+
+    def _snapshot(self) -> Snapshot:
+        with borrow(self._pool) as db:
+            return take_snapshot(db, self._store_tables)
+
+    def _apply_upto(self, number: int) -> None:
+        __tracebackhide__ = True
+        try:
+            self._stage.apply(number)
+        except (PoisonError, ConfigurationError) as error:
+            which = f"; {self._next_event()}" if error.message.startswith("event ") else ""
+            # The hint is for an operator.
+            said, cause = type(error)(f"{error.message}{which}"), of_author(error.__cause__)
+        else:
+            return
+        raise said from cause
+
+    def _next_event(self) -> str:
+        """Describe the event after the checkpoint: the one that failed."""
+        wanted = self._stage.definition.event_types
+        parameters = {"position": self._stage.position, "event_types": None if wanted is None else list(wanted)}
+        with borrow(self._pool) as db:
+            aggregate_type, aggregate_id, data = fetch_row(db, _READ_NEXT, parameters)
+        return f"it is of {aggregate_type} {aggregate_id}, and its data is {str(data)[:MAX_DATA_SHOWN]}"
+
+    def _refuse_undeclared(self, before: Snapshot, after: Snapshot) -> None:
+        __tracebackhide__ = True
+        definition = self._stage.definition
+        declared = {table.removeprefix("public.") for table in definition.tables}
+        undeclared = {*before, *after} - declared
+        lines = find_differences(
+            {name: table for name, table in before.items() if name in undeclared},
+            {name: table for name, table in after.items() if name in undeclared},
+            words=("before", "now"),
+        )
+        for line in lines:
+            raise UnsafeProjectionError(
+                f"{type(definition.projection).__name__} ({definition.source}) writes to a table that is not in "
+                f"`tables`, so a rebuild would not empty it:\n  {line}"
+            )
+
+
+class Testers:
+    """Makes testers, and takes their databases away at the end of a `with`: a :class:`MakeTester`."""
+
+    __test__ = False  # nothing that pytest collects
+
+    def __init__(self, server: TestServer, start: Path) -> None:
+        """Make none yet.
+
+        Args:
+            server: Where the databases are made.
+            start: The directory of the test.
+        """
+        self._server = server
+        self._start = start
+        self._exits = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._exits.close()
+
+    def __call__(
+        self,
+        projection: type[BaseProjection] | str | Path,
+        *,
+        prove: bool = True,
+        ignore: Sequence[str] = (),
+        schema: str = "",
+    ) -> Tester:
+        """Make a tester; see :class:`MakeTester`."""
+        __tracebackhide__ = True
+        found = find_projection(projection, self._start)
+        url = self._exits.enter_context(self._server.fresh_database())
+        pool = open_pool(url, role="tests", statement_timeout_seconds=STATEMENT_SECONDS, size=1)
+        self._exits.callback(pool.close)
+        with borrow(pool) as db:
+            store_tables = frozenset(find_tables(db))
+            db.execute(schema.encode())
+        return Tester(Stage(found, pool), pool, store_tables=store_tables, prove=prove, ignore=ignore)
+
+
+def _parts(event: object) -> tuple[str, object]:
+    match event:
+        case (str(event_type), data):
+            return event_type, data
+        case str() | dict() | tuple() | list():
+            raise TypeError(
+                f"an event is given as a tuple of its type and its data, or as a model, not as {event!r}: "
+                'write given(("ItemAdded", {"quantity": 2}))'
+            )
+        case _:
+            return type(event).__name__, event
