@@ -13,7 +13,7 @@ import psycopg
 from bench import orders
 from bench.context import Context
 from bench.daemon import running_daemon
-from bench.race import HAND_WRITTEN, PSYCOPG, Entrant, Race, prepare_loops, store_head
+from bench.race import HAND_WRITTEN, PSYCOPG, Entrant, Race, prepare_loops, settle, store_head
 from bench.report import Figure, at_least, at_most, median_figure
 from bench.server_alone import ServerAlone, schema_of
 from bench.tables import require_equal
@@ -45,10 +45,13 @@ def measure(bench: Context) -> list[Figure]:
         for number in range(bench.scale.order_rounds):
             orders.append_orders(db, number * count, count)
             race.run_round(count)
-        others = [f"{PSYCOPG}.", *(entrant.prefix for entrant in ENTRANTS.values())]
-        require_equal(db, orders.TABLES, f"{HAND_WRITTEN}.", *others)
+        prefixes = [entrant.prefix for entrant in ENTRANTS.values()]
+        require_equal(db, orders.TABLES, f"{HAND_WRITTEN}.", f"{PSYCOPG}.", *prefixes)
+        appended = count * bench.scale.order_rounds
+        orders.append_orders(db, appended, bench.scale.server_events - appended)
+        settle(db)
         beside = _beside_server(race)
-        require_equal(db, orders.TABLES, f"{HAND_WRITTEN}.", *others, *(f"{schema_of(way)}." for way in ENTRANTS))
+        require_equal(db, orders.TABLES, *prefixes, *(f"{schema_of(way)}." for way in ENTRANTS))
     return [*race.figures(GROUP), *beside]
 
 

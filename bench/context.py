@@ -14,6 +14,8 @@ class Scale:
     order_rounds: int
     order_events: int
     """In each round."""
+    server_events: int
+    """From the first on, for what is compared with the server alone; at least those of all rounds."""
     server_rounds: int
     loan_rounds: int
     loan_events: int
@@ -34,6 +36,7 @@ class Scale:
 FULL = Scale(
     order_rounds=5,
     order_events=20_000,
+    server_events=100_000,
     server_rounds=3,
     loan_rounds=3,
     loan_events=12_000,
@@ -57,6 +60,7 @@ FULL = Scale(
 QUICK = Scale(
     order_rounds=2,
     order_events=2_000,
+    server_events=40_000,
     server_rounds=1,
     loan_rounds=1,
     loan_events=2_000,

@@ -24,7 +24,7 @@ _EXPECTED: Final = {50: {99: at_most(50)}}
 
 _LOOK_SECONDS: Final = 0.0005
 
-_LONGEST_PAUSE: Final = 0.2
+_LONGEST_PAUSE: Final = 0.15
 
 _PLUGIN: Final = """from projectiond import Connection, Event, Projection, handles
 
