@@ -32,6 +32,7 @@ from projectiond import sql
 from projectiond.checkpoint import Checkpoint
 from projectiond.database import Connection
 from projectiond.definition import Definition
+from projectiond.errors import AttemptFailedError, PoisonError, UnreadableEventError
 from projectiond.event import Event
 from projectiond.kinds import make_kind, make_reader
 from projectiond.kinds.kind import AuthorCode
@@ -87,6 +88,8 @@ class Applier:
         # For the event that fails alone, also where events stay on the server.
         self._event_reader = EventReader(definition.event_types, 1)
         self._ahead: _Ahead | None = None
+        # Instead of what the kind was doing, while it was none of its doing.
+        self._reading = ""
         self.is_by_range = isinstance(definition.projection, SqlProjection)
 
     @property
@@ -97,7 +100,7 @@ class Applier:
     @property
     def at_work(self) -> str:
         """What was called or executed last."""
-        return self._kind.at_work
+        return self._reading or self._kind.at_work
 
     def check(self, db: Connection) -> None:
         """See that the database is as the projection needs it.
@@ -116,10 +119,28 @@ class Applier:
         return f"{self.at_work} ({file}:{lines[-1]})" if lines else self.at_work
 
     def read_alone(self, db: Connection, batch: Batch) -> Event:
-        """Give the only event of a batch, also when it was only counted."""
-        while not batch.events:
-            batch = self._event_reader.read(db, batch.after, batch.upto)
+        """Give the only event of a batch, also when it was only counted.
+
+        Raises:
+            AttemptFailedError: There is none any more: it was erased, or mended, since it was counted.
+        """
+        upto = batch.upto
+        while not batch.events and batch.after < upto:
+            found = self._event_reader.read(db, batch.after, upto)
+            batch = found if found.events else Batch.of(found.upto, upto, ())
+        if not batch.events:
+            raise AttemptFailedError(f"the event before {upto} that failed is no longer there")
         return batch.events[0]
+
+    def unreadable(self, error: UnreadableEventError) -> Event:
+        """Give what is known of an event whose row cannot be read, and say that it was reading that failed."""
+        self._reading = "reading the event"
+        return Event(
+            event_type=error.event_type,
+            data=None,
+            event_id=error.event_id,
+            sequence_number=error.sequence_number,
+        )
 
     def forget_ahead(self) -> None:
         """Drop what was read ahead: the row is read again, so somebody may have changed more than the row."""
@@ -152,6 +173,7 @@ class Applier:
             is_to_end: Asked between batches: whether to commit without taking a further one.
         """
         began = time.monotonic()
+        self._reading = ""
         batch = self._take_ahead(db, checkpoint.position, pace.most)
         batch = batch or self._ask(db, checkpoint.position, mark, pace.most).batch()
         asked: Asked | None = None
@@ -169,8 +191,15 @@ class Applier:
                     self._author.put_down()
                     if not has_more or time.monotonic() - began >= pace.seconds or is_to_end():
                         break
-                    batch = (asked or self._ask_within(db, batch.upto, mark, left)).batch()
-                    asked = None
+                    try:
+                        batch = (asked or self._ask_within(db, batch.upto, mark, left)).batch()
+                    except UnreadableEventError:
+                        # What precedes it is committed; it is met again, and told, when its turn has come.
+                        break
+                    finally:
+                        asked = None
+                if db.has_failed:
+                    raise PoisonError(f"a statement failed, and {self.at_work} went on")
                 advanced = checkpoints.advance(
                     db, checkpoint, attempt.upto, last_event_id=attempt.last_event_id, applied=attempt.count
                 )

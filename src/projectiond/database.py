@@ -23,7 +23,7 @@ from typing import Any, Final, LiteralString, Self
 import psycopg
 import psycopg.sql
 from psycopg import conninfo
-from psycopg.abc import Query
+from psycopg.abc import RV, PQGen, Query
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
@@ -101,8 +101,11 @@ class Connection(psycopg.Connection[TupleRow]):
 
     is_guarded = False
 
-    # The pipeline that statements are sent through, while there is one.
+    # The pipeline that statements are sent through, while there is one; and whether anything in it has failed.  A failure
+    # surfaces where somebody happens to wait next, which may be in the handler of another event, and that handler may
+    # catch it and go back to a savepoint.  So whatever becomes of it, nothing that followed it is to be committed.
     active_pipeline: psycopg.Pipeline | None = None
+    has_failed = False
 
     # Whether a handler has changed settings of the session (SET search_path); the pool must not hand it on.
     is_altered = False
@@ -128,6 +131,15 @@ class Connection(psycopg.Connection[TupleRow]):
                 yield
             finally:
                 self.active_pipeline = None
+                self.has_failed = False
+
+    def wait(self, gen: PQGen[RV], *args: Any, **kwargs: Any) -> RV:  # noqa: ANN401 - psycopg's, passed through
+        """Do whatever there is to do with the server; psycopg's one place for it."""
+        try:
+            return super().wait(gen, *args, **kwargs)
+        except psycopg.Error:
+            self.has_failed = self.has_failed or self.active_pipeline is not None
+            raise
 
     @contextmanager
     def guarded(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ one sentence. Neither may hold a secret.
     ├── ConflictError               another runner is at work; look at the checkpoint again
     ├── PoisonError                 look at this event
     │   ├── EventDataError          … its data does not fit its model
+    │   ├── UnreadableEventError    … its row cannot be read
     │   └── TransactionControlError … its handler tried to end the transaction
     ├── DatabaseUnavailableError    wait, then try again
     ├── AppendRefusedError          nothing was written; mend the call
@@ -63,6 +64,19 @@ class PoisonError(ProjectiondError):
 
 class EventDataError(PoisonError):
     """The data of an event does not fit the handler's model: mend the model, or skip the event."""
+
+
+class UnreadableEventError(PoisonError):
+    """A column of an event holds what Python has no value for: mend the row, or skip the event."""
+
+    def __init__(self, message: str, *, sequence_number: int, event_type: str, event_id: UUID) -> None:
+        super().__init__(message, hint="mend its row in event_store, or let on_error skip it")
+        self.sequence_number = sequence_number
+        self.event_type = event_type
+        self.event_id = event_id
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (PoisonError, (self.message,))
 
 
 class TransactionControlError(PoisonError):

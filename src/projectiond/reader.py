@@ -22,10 +22,12 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from uuid import UUID
 
+import psycopg
 from psycopg.rows import TupleRow
 
 from projectiond import sql
-from projectiond.database import Connection
+from projectiond.database import Connection, fetch_row
+from projectiond.errors import UnreadableEventError
 from projectiond.event import Event
 from projectiond.recent import event_cursor
 
@@ -138,6 +140,17 @@ class EventReader:
         }
         return event_cursor(db).execute(statement, parameters)
 
+    def unreadable(self, db: Connection, after: int, upto: int, error: psycopg.DataError) -> UnreadableEventError:
+        """Name the first event of a range."""
+        parameters = {"after": after, "upto": upto, "event_types": self._event_types}
+        sequence_number, event_type, event_id = fetch_row(db, sql.NAME_FIRST_EVENT, parameters)
+        return UnreadableEventError(
+            f"its row cannot be read: {error}",
+            sequence_number=sequence_number,
+            event_type=event_type,
+            event_id=event_id,
+        )
+
     def note_fit(self, asked: int, fitted: int) -> None:
         """Ask for no more than twice of what fitted, until it fits again."""
         self._rows = max(1, fitted * 2) if fitted < asked else min(self._batch_size, max(self._rows, asked * 2))
@@ -145,6 +158,7 @@ class EventReader:
 
 class _Answer(Protocol):
     def fetchall(self) -> list[TupleRow]: ...
+    def fetchone(self) -> TupleRow | None: ...
 
 
 class _Arrived:
@@ -167,9 +181,10 @@ class _AskedEvents:
         self._upto = upto
         self._rows = rows
         self._answer = reader.execute(db, after, upto, rows, MAX_BATCH_BYTES)
+        self._is_broken_off = False
 
     def batch(self) -> Batch:
-        rows = self._answer.fetchall()
+        rows = self._load()
         fitted = next((place for place, row in enumerate(rows) if row[_DATA] is None), len(rows))
         if rows and not fitted:
             # The first is too large for any batch: alone, then, for it has to be read.
@@ -179,5 +194,27 @@ class _AskedEvents:
         elif rows:
             self._reader.note_fit(len(rows), fitted)
         events = [Event.from_row(row) for row in rows[:fitted]]
-        is_cut_short = fitted < len(rows) or fitted == self._rows
+        is_cut_short = fitted < len(rows) or fitted == self._rows or self._is_broken_off
         return Batch.of(self._after, events[-1].sequence_number if events and is_cut_short else self._upto, events)
+
+    def _load(self) -> list[TupleRow]:
+        """Make Python's values of the answer, as far as the first row that has none (a time beyond the year 9999).
+
+        Raises:
+            UnreadableEventError: That is the first of all.
+        """
+        try:
+            return self._answer.fetchall()
+        except psycopg.DataError as error:
+            if error.sqlstate is not None:
+                # The server's word, not that of loading.
+                raise
+            self._is_broken_off = True
+        rows: list[TupleRow] = []
+        try:
+            while (row := self._answer.fetchone()) is not None:
+                rows.append(row)
+        except psycopg.DataError as error:
+            if not rows:
+                raise self._reader.unreadable(self._db, self._after, self._upto, error) from error
+        return rows

@@ -36,7 +36,7 @@ from projectiond.applier import Applier, Attempt
 from projectiond.checkpoint import Checkpoint
 from projectiond.database import Connection, borrow
 from projectiond.definition import Definition
-from projectiond.errors import ConfigurationError
+from projectiond.errors import ConfigurationError, UnreadableEventError
 from projectiond.event import Event
 from projectiond.failure import Failure, classify, describe, is_transient
 from projectiond.highwater import read_store_end
@@ -294,6 +294,9 @@ class Runner:
             advanced = self._applier.apply(
                 db, checkpoint, mark, self._pace, attempt, is_pipelined=is_pipelined, is_to_end=self._is_to_end
             )
+        except UnreadableEventError as error:
+            self._checkpoint = self._isolation.settle(db, checkpoint, self._applier.unreadable(error), error)
+            return
         except Exception as error:
             if classify(error) in {Failure.TRANSIENT, Failure.CONFLICT}:
                 self._pace.note_trouble()

@@ -318,6 +318,21 @@ ORDER BY sequence_number
 """
 )
 
+# Parameters: after, upto, event_types (text[], null for all).  Rows: one (sequence_number, event_type, event_id), of
+# the first event; for messages.
+NAME_FIRST_EVENT: LiteralString = """
+SELECT
+    sequence_number,
+    event_type::text,
+    event_id
+FROM event_store
+WHERE sequence_number > %(after)s
+    AND sequence_number <= %(upto)s
+    AND (%(event_types)s::text[] IS NULL OR event_type = ANY(%(event_types)s))
+ORDER BY sequence_number
+LIMIT 1
+"""
+
 # --- range reader / relation ---------------------------------------------------------------------------------
 
 # Parameters: after, upto, event_types (text[]).  Rows: one (count, last_event_id): how many events are in the range,

@@ -13,6 +13,7 @@ The connections that it may hold are ``pool_size`` in all: one for the leases, o
 pool.  Losing the leases' connection stops the runners; they are started again with new leases.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -263,12 +264,24 @@ def main(arguments: Sequence[str]) -> int:
     if not registry.definitions:
         recorder.beat(is_ready=False, is_refused=True)
         return EXIT_CONFIGURATION
+    _spare_collector()
     worker = Worker(settings, registry.definitions, recorder, number=number, careful_upto=briefing.careful_upto)
     signal.signal(signal.SIGTERM, lambda *_: worker.drain())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
     threading.Thread(target=_obey, args=(worker,), name="control", daemon=True).start()
     worker.run()
     return 0
+
+
+def _spare_collector() -> None:
+    """Have the garbage collector look at young objects alone, and not at every seven hundred of them.
+
+    Events and statements come and go by the hundred thousand a second, none of them in cycles: looking for cycles took
+    a fifth of the processor's time of a worker that catches up.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
 
 
 def _obey(worker: Worker) -> None:

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+import psycopg
 import pytest
 
-from projectiond import logs
+from projectiond import logs, reader
 from projectiond.database import Connection
 from projectiond.errors import ConfigurationError
 from projectiond.event import Event
@@ -189,3 +190,73 @@ def test_a_fault_that_is_no_event_s_pauses_at_once_and_is_not_searched_for(datab
         assert "it cannot take several events" in row["error"]
         assert row["position"] == 0
     assert len(tries) == 1
+
+
+@pytest.mark.parametrize("on_error", ["pause", "skip"])
+@pytest.mark.parametrize("kind", ["event", "batch", "row"])
+def test_an_event_whose_row_cannot_be_read_is_named_and_no_other_is_held_back_or_blamed(
+    database: Database, kind: str, on_error: str
+) -> None:
+    conn = database.connect()
+    numbers = append_many(conn, 20)
+    conn.execute("UPDATE event_store SET created_at = 'infinity' WHERE sequence_number = %s", (numbers[9],))
+    with Daemon(database, journal_of(kind)("journal", on_error=on_error, batch_size=9), max_attempts=1) as daemon:
+        if on_error == "pause":
+            row = daemon.wait_for_status("journal", "paused")
+            assert daemon.applied() == numbers[:9]
+            assert f'event {numbers[9]} ("Counted"' in row["error"]
+            assert "cannot be read: timestamp too large" in row["error"]
+        else:
+            daemon.wait_until_at("journal", numbers[-1])
+            assert daemon.applied() == numbers[:9] + numbers[10:]
+            assert daemon.ask(b"SELECT sequence_number FROM projection_dead_letters") == [(numbers[9],)]
+
+
+@pytest.mark.parametrize("on_error", ["pause", "skip"])
+def test_a_bad_event_far_into_a_range_on_the_server_is_found(
+    database: Database, on_error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader, "SCAN_RANGE", 100)
+    conn = database.connect()
+    append_many(conn, 700)
+    bad = append(conn, "Bad")
+    projection = journal_of("sql")("journal", "Bad", effect="statement", on_error=on_error)
+    with Daemon(database, projection, max_attempts=1) as daemon:
+        if on_error == "pause":
+            assert f"event {bad} " in daemon.wait_for_status("journal", "paused")["error"]
+        else:
+            daemon.wait_until_at("journal", bad)
+            assert daemon.ask(b"SELECT sequence_number FROM projection_dead_letters") == [(bad,)]
+
+
+def test_a_failure_that_another_event_s_handler_catches_is_not_committed_around(database: Database) -> None:
+    """The error of an unawaited statement surfaces later, where a handler's savepoint would heal the transaction."""
+    conn = database.connect()
+    conn.execute("CREATE TABLE taken (number bigint PRIMARY KEY)")
+    numbers = append_many(conn, 20)
+    conn.execute("INSERT INTO taken VALUES (%s), (%s)", (numbers[3], numbers[6]))
+    conflicts: list[int] = []
+
+    class Saving(Projection):
+        name = "journal"
+        tables = ("journal",)
+        schema = "CREATE TABLE journal (place serial, sequence_number bigint)"
+
+        @handles("*")
+        def note(self, event: Event, db: Connection) -> None:
+            number = event.sequence_number
+            db.execute("SAVEPOINT mine")
+            try:
+                if db.execute("UPDATE journal SET place = place WHERE sequence_number = %s", (number,)).rowcount == 0:
+                    db.execute("INSERT INTO taken VALUES (%s)", (number,))
+            except psycopg.Error:
+                db.execute("ROLLBACK TO SAVEPOINT mine")
+                conflicts.append(number)
+            db.execute("INSERT INTO journal (sequence_number) VALUES (%s)", (number,))
+
+    with Daemon(database, Saving, max_attempts=1) as daemon:
+        daemon.wait_until_at("journal", numbers[-1])
+        assert daemon.applied() == numbers
+        assert daemon.ask(b"SELECT number FROM taken ORDER BY number") == [(number,) for number in numbers]
+        # In the end each where it belongs; before that, in a pipeline, perhaps elsewhere.
+        assert {numbers[3], numbers[6]} <= set(conflicts)
