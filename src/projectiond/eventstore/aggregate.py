@@ -2,9 +2,9 @@
 
 An aggregate is a pydantic model (or a dataclass) that can be made without arguments and has ``apply``.  A snapshot is
 its JSON.  Whether a snapshot still means the same is decided by a fingerprint: of the model's JSON schema, of the code
-of its own methods, and of ``snapshot_version``, which an author raises when code that they call has changed its meaning.
-A fingerprint that differs without need costs a replay; one that does not differ though it should would be a wrong
-state.  So everything that is cheap to know goes in.
+of its own methods, and of ``snapshot_version``, which an author raises when code that they call has changed its
+meaning.  A fingerprint that differs without need costs a replay; one that does not differ though it should would be a
+wrong state.  So everything that is cheap to know goes in.
 """
 
 import hashlib

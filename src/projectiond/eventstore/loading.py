@@ -9,7 +9,7 @@ A snapshot is a cache of a fold over events: it may be missing, and must never b
 
 Otherwise all events are read, and the snapshot is overwritten by the next one.  One is taken when ``save_every``
 events had to be applied, by whoever had to, in a statement of its own after the load.  Of two that save at once the
-newer one stays.  It is not taken inside a transaction of the caller, which would hold the row's lock, and may be read-only;
+newer one stays.  It is not taken inside a transaction of the caller, which would hold the row's lock, or be read-only;
 ``save_snapshot`` does it there.  An aggregate that JSON does not give back as it was is never saved: that is tried
 each time.
 """

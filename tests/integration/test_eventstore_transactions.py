@@ -1,0 +1,277 @@
+"""Appending within the caller's transaction: never committed, undone with it, and an error leaves it usable."""
+
+import asyncio
+import threading
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from projectiond.database import connect
+from projectiond.errors import ConcurrencyError, ConfigurationError, EventDataError
+from projectiond.eventstore import ANY_VERSION, Append, AsyncEventStore, EventStore, NewEvent
+from tests.support.events import append
+from tests.support.eventstores import Order
+from tests.support.postgres import Database, Server, fresh_database
+from tests.support.queries import Connection, value
+from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.integration
+
+LEVELS = [
+    psycopg.IsolationLevel.READ_COMMITTED,
+    psycopg.IsolationLevel.REPEATABLE_READ,
+    psycopg.IsolationLevel.SERIALIZABLE,
+]
+
+
+@pytest.fixture(scope="module")
+def shared(server: Server, schema_template: str) -> Iterator[Database]:
+    with fresh_database(server, schema_template) as database:
+        yield database
+
+
+@pytest.fixture
+def conn(shared: Database) -> Iterator[Connection]:
+    with shared.connect() as other:
+        yield other
+
+
+@pytest.fixture
+def mine(shared: Database) -> Iterator[Connection]:
+    connection = shared.connect(autocommit=False)
+    yield connection
+    connection.close()
+
+
+def placed(number: int = 1, **envelope: Any) -> NewEvent:  # noqa: ANN401 -- passed through
+    return NewEvent("OrderPlaced", {"number": number}, aggregate_type="Order", **envelope)
+
+
+def count(conn: Connection, order: uuid.UUID) -> int:
+    return int(value(conn, "SELECT count(*) FROM event_store WHERE aggregate_id = %s", order))
+
+
+def test_events_are_committed_with_the_caller_s_own_rows(mine: Connection, conn: Connection) -> None:
+    store, order = EventStore(mine), uuid.uuid4()
+    store.append(order, [placed()], 0)
+    assert count(conn, order) == 0
+    mine.rollback()
+    assert count(conn, order) == 0
+    store.append(order, [placed()], 0)
+    store.append(order, [placed(2), placed(3)], 1)
+    mine.commit()
+    assert count(conn, order) == 3
+
+
+def test_a_connection_can_be_given_to_a_single_call(shared: Database, mine: Connection, conn: Connection) -> None:
+    with EventStore(shared.dsn) as store:
+        order = uuid.uuid4()
+        mine.execute("SELECT 1")
+        store.append(order, [placed()], 0, connection=mine)
+        store.append_many([Append(order, [placed(2)], 1)], connection=mine)
+        assert len(store.get_events(order)) == 0
+        assert len(store.get_events(order, connection=mine)) == 2
+        assert len(list(store.stream_events(order, connection=mine))) == 2
+        mine.rollback()
+        assert count(conn, order) == 0
+
+
+def test_with_autocommit_each_append_is_committed_at_once(conn: Connection, mine: Connection) -> None:
+    store, order = EventStore(conn), uuid.uuid4()
+    store.append(order, [placed()], 0)
+    assert count(mine, order) == 1
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_caller_goes_on_after_a_conflict(
+    mine: Connection, conn: Connection, level: psycopg.IsolationLevel, *, is_begun: bool
+) -> None:
+    mine.isolation_level = level
+    store, order, other = EventStore(mine), uuid.uuid4(), uuid.uuid4()
+    append(conn, "OrderPlaced", aggregate_id=order)
+    if is_begun:
+        store.append(other, [placed()], 0)
+    with pytest.raises(ConcurrencyError) as caught:
+        store.append(order, [placed()], 0)
+    assert caught.value.actual_version == 1
+    store.append(order, [placed()], 1)
+    mine.commit()
+    assert (count(conn, order), count(conn, other)) == (2, int(is_begun))
+
+
+def test_the_caller_goes_on_after_an_event_that_cannot_be_stored(mine: Connection, conn: Connection) -> None:
+    store, order = EventStore(mine), uuid.uuid4()
+    store.append(order, [placed()], 0)
+    with pytest.raises(EventDataError):
+        store.append(order, [placed("\0")], 1)  # type: ignore[arg-type]
+    mine.commit()
+    assert count(conn, order) == 1
+
+
+def test_a_rival_that_commits_first_is_named_with_the_true_version(
+    shared: Database, mine: Connection, conn: Connection
+) -> None:
+    """Both pass the look at the version; the constraint decides when the first one commits."""
+    order, other = uuid.uuid4(), uuid.uuid4()
+    rival = shared.connect(autocommit=False)
+    EventStore(rival).append(order, [placed(n) for n in range(3)], 0)
+    errors: list[ConcurrencyError] = []
+
+    def lose() -> None:
+        store = EventStore(mine)
+        store.append(other, [placed()], 0)
+        try:
+            store.append(order, [placed()], 0)
+        except ConcurrencyError as error:
+            errors.append(error)
+        mine.commit()
+
+    thread = threading.Thread(target=lose)
+    thread.start()
+    _wait_until_blocked(conn, mine)
+    rival.commit()
+    thread.join(timeout=30)
+    assert [(error.expected_version, error.actual_version) for error in errors] == [(0, 3)]
+    assert (count(conn, order), count(conn, other)) == (3, 1)
+
+
+def test_a_rival_that_rolls_back_leaves_the_version_to_the_one_that_waited(
+    shared: Database, mine: Connection, conn: Connection
+) -> None:
+    order = uuid.uuid4()
+    rival = shared.connect(autocommit=False)
+    EventStore(rival).append(order, [placed()], 0)
+    thread = threading.Thread(target=lambda: EventStore(mine).append(order, [placed(2)], 0))
+    thread.start()
+    _wait_until_blocked(conn, mine)
+    rival.rollback()
+    thread.join(timeout=30)
+    mine.commit()
+    assert value(conn, "SELECT event_data ->> 'number' FROM event_store WHERE aggregate_id = %s", order) == "2"
+
+
+def test_a_twin_that_retries_at_the_same_time_gets_the_same_result(
+    shared: Database, mine: Connection, conn: Connection
+) -> None:
+    order, events = uuid.uuid4(), [placed(1), placed(2)]
+    twin = shared.connect(autocommit=False)
+    first = EventStore(twin).append(order, events, 0)
+    results: list[int] = []
+    thread = threading.Thread(target=lambda: results.append(EventStore(mine).append(order, events, 0)))
+    thread.start()
+    _wait_until_blocked(conn, mine)
+    twin.commit()
+    thread.join(timeout=30)
+    assert results == [first]
+    mine.commit()
+    assert count(conn, order) == 2
+
+
+def test_any_version_is_tried_again_when_a_rival_was_first(
+    shared: Database, mine: Connection, conn: Connection
+) -> None:
+    order = uuid.uuid4()
+    rival = shared.connect(autocommit=False)
+    EventStore(rival).append(order, [placed(1)], 0)
+    thread = threading.Thread(target=lambda: EventStore(mine).append(order, [placed(2)], ANY_VERSION))
+    thread.start()
+    _wait_until_blocked(conn, mine)
+    rival.commit()
+    thread.join(timeout=30)
+    mine.commit()
+    assert count(conn, order) == 2
+
+
+def test_a_snapshot_that_hides_the_rival_says_that_the_transaction_must_begin_anew(
+    mine: Connection, conn: Connection
+) -> None:
+    mine.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    store, order = EventStore(mine), uuid.uuid4()
+    for expected in (0, ANY_VERSION):
+        append(conn, "Other", aggregate_id=order, version=None)
+        mine.rollback()
+        loaded = store.load(order, Order)
+        append(conn, "OrderPlaced", aggregate_id=order)
+        with pytest.raises(ConcurrencyError, match="begin a new transaction") as caught:
+            store.append(order, [placed()], loaded.version if expected == 0 else ANY_VERSION)
+        assert caught.value.actual_version is None
+        # The transaction itself is alive: the caller decides.
+        assert mine.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_serializable_transaction_gets_the_server_s_word_or_a_conflict(mine: Connection, conn: Connection) -> None:
+    mine.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
+    store, order = EventStore(mine), uuid.uuid4()
+    loaded = store.load(order, Order)
+    append(conn, "OrderPlaced", aggregate_id=order)
+    with pytest.raises((psycopg.errors.SerializationFailure, ConcurrencyError)):
+        store.append(order, [placed()], loaded.version)
+    mine.rollback()
+    store.append(order, [placed()], store.load(order, Order).version)
+    mine.commit()
+    assert count(conn, order) == 2
+
+
+def test_a_handler_s_connection_can_append(shared: Database, conn: Connection) -> None:
+    """Guarded and in a pipeline, as the daemon hands it to handlers."""
+    order = uuid.uuid4()
+    with connect(shared.dsn, role="test", statement_timeout_seconds=10) as db:
+        with db.transaction(), db.pipelined(), db.guarded():
+            store = EventStore(db)
+            store.append(order, [placed(1)], 0)
+            with pytest.raises(ConcurrencyError):
+                store.append(order, [placed(2)], 0)
+            store.append(order, [placed(2)], 1)
+        assert count(conn, order) == 2
+
+
+def test_a_stream_of_the_whole_store_refuses_a_transaction(mine: Connection, conn: Connection) -> None:
+    with pytest.raises(ConfigurationError, match="stream_all needs a connection in autocommit mode"):
+        list(EventStore(mine).stream_all())
+    with conn.transaction(), pytest.raises(ConfigurationError, match="outside of a transaction"):
+        list(EventStore(conn).stream_all())
+    EventStore(conn).append(uuid.uuid4(), [placed()], 0)
+    assert list(EventStore(conn).stream_all())
+
+
+def test_an_asynchronous_caller_s_transaction_goes_on_after_a_conflict(shared: Database, conn: Connection) -> None:
+    order = uuid.uuid4()
+    append(conn, "OrderPlaced", aggregate_id=order)
+
+    async def use() -> None:
+        async with await psycopg.AsyncConnection.connect(shared.dsn) as mine:
+            store = AsyncEventStore(mine)
+            for _ in range(2):  # as the first statement, and within
+                with pytest.raises(ConcurrencyError):
+                    await store.append(order, [placed()], 0)
+            await store.append(order, [placed()], 1)
+            assert count(conn, order) == 1
+            await mine.commit()
+
+    asyncio.run(use())
+    assert count(conn, order) == 2
+
+
+def test_a_cancelled_append_leaves_the_pool_usable(shared: Database) -> None:
+    order = uuid.uuid4()
+    rival = shared.connect(autocommit=False)
+    EventStore(rival).append(order, [placed()], 0)
+
+    async def use() -> int:
+        async with AsyncEventStore(shared.dsn) as store:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(store.append(order, [placed(2)], 0), timeout=0.2)
+            rival.rollback()
+            await store.append(order, [placed(3)], 0)
+            return (await store.get_events(order))[0].data["number"]  # type: ignore[no-any-return]
+
+    assert asyncio.run(use()) == 3
+
+
+def _wait_until_blocked(conn: Connection, blocked: Connection) -> None:
+    pid = blocked.info.backend_pid
+    eventually(lambda: value(conn, "SELECT cardinality(pg_blocking_pids(%s)) > 0", pid), 30, "nobody waited")
