@@ -35,7 +35,7 @@ def _projectiond_server() -> Iterator[TestServer]:
 
 @pytest.fixture
 def projection_tester(_projectiond_server: TestServer, request: pytest.FixtureRequest) -> Iterator[MakeTester]:
-    """Make testers of projections, as in `tester = projection_tester("projections/order_totals.py")`."""
+    """Make testers for the projections of a test: give a class, or the path of a plugin's file."""
     from projectiond.testing.tester import Testers  # noqa: PLC0415 - see above
 
     with Testers(_projectiond_server, request.path.parent) as make_tester:

@@ -53,8 +53,11 @@ def test_a_projection_handles_event_by_event_unless_a_kind_is_asked_for(director
 def test_what_is_to_be_done_next_is_said_for_each_kind(kind: Kind, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["new", "invoice_totals", "--kind", kind]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("wrote projections/invoice_totals.py\nnext: change its event type")
-    assert said.count("\n") == 7
+    assert said.startswith(
+        "wrote projections/invoice_totals.py and tests/test_invoice_totals.py\nnext: change its event"
+    )
+    assert "\n  pytest tests/test_invoice_totals.py\n" in said
+    assert said.count("\n") == 8
 
 
 def test_a_kind_that_there_is_not_is_refused_with_the_list(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,13 +1,16 @@
-"""The command ``new``: a first projection from a template, of each kind one.
+"""The command ``new``: a first projection from a template, of each kind one, and its test.
 
-All templates keep the same table from the same event, so that they can be compared, and so that the event that the
-command tells people to append fills a row whatever the kind.
+All templates keep the same table from the same event, so that they can be compared, and so that one test, and the event
+that the command tells people to append, do for every kind.
 """
 
 import enum
 import keyword
+import os
 import re
+from collections.abc import Mapping
 from importlib import resources
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -15,6 +18,7 @@ import typer
 from projectiond.cli.output import tell
 from projectiond.cli.target import Options
 from projectiond.errors import ConfigurationError
+from projectiond.fault import shown
 from projectiond.options import MAX_NAME, STORE_TABLES
 from projectiond.settings import load_settings
 
@@ -47,6 +51,9 @@ trailing true union unique user using variadic verbose when where window with
 """
 _SQL_WORDS: Final = frozenset(_RESERVED.split())
 
+# Where tests are, beside whatever the projections are in.
+_TESTS: Final = Path("tests")
+
 # What to do with the file that has been written.
 _NEXT: Final = {
     Kind.EVENT: "change its event type, its table and its statement",
@@ -78,28 +85,24 @@ def new(
         ),
     ] = Kind.EVENT,
 ) -> None:
-    """Write a projection from a template, ready to be changed into yours.
+    """Write a projection from a template, ready to be changed into yours, and its test.
 
-    The file goes into the first directory of the setting `projections`. Nothing that is there is overwritten.
+    The projection goes into the first directory of the setting `projections`, its test into `tests`. Nothing that is
+    there is overwritten.
 
     Example: projectiond new invoice_totals --kind row
 
-    Exit codes: 0 written, 1 the name cannot be used or the file is there already, 2 there is no such kind.
+    Exit codes: 0 written, 1 the name cannot be used or a file is there already, 2 there is no such kind.
     """
     options: Options = context.obj
     _check_name(name, kind)
-    directory = load_settings(options.config_file).projections[0]
-    path = directory / f"{name}.py"
-    text = read_template(kind, name)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise ConfigurationError(f"{path} is there already", hint="choose another name, or change that file") from error
+    path = load_settings(options.config_file).projections[0] / f"{name}.py"
+    test = _TESTS / f"test_{name}.py"
+    _write({path: read_template(kind, name), test: read_test_template(name, Path(shown(path)))})
     tell(
-        f"wrote {path}",
-        f"next: {_NEXT[kind]}, then look at it with",
+        f"wrote {path} and {test}",
+        f"next: {_NEXT[kind]}, then try it with",
+        f"  pytest {test}",
         "  projectiond check",
         "  projectiond run",
         "and append an event, for example, by any SQL client:",
@@ -110,9 +113,42 @@ def new(
 
 def read_template(kind: Kind, name: str) -> str:
     """Give the text of a new projection of this kind and name."""
-    template = (resources.files("projectiond.cli") / "templates" / f"{kind}.txt").read_text(encoding="utf-8")
     class_name = "".join(part.capitalize() for part in name.split("_"))
-    return template.replace("{{name}}", name).replace("{{class}}", class_name)
+    return _read(f"{kind}.txt").replace("{{name}}", name).replace("{{class}}", class_name)
+
+
+def read_test_template(name: str, plugin: Path) -> str:
+    """Give the text of its test; the plugin's path is as a test names it."""
+    return _read("test.txt").replace("{{name}}", name).replace("{{plugin}}", plugin.as_posix())
+
+
+def _read(template: str) -> str:
+    return (resources.files("projectiond.cli") / "templates" / template).read_text(encoding="utf-8")
+
+
+def _write(texts: Mapping[Path, str]) -> None:
+    """Write all files or none.
+
+    Raises:
+        ConfigurationError: One is there already, or cannot be written.
+    """
+    for path in texts:
+        if os.path.lexists(path):
+            raise ConfigurationError(f"{path} is there already", hint="choose another name, or change that file")
+    written: list[Path] = []
+    for path, text in texts.items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("x", encoding="utf-8") as file:
+                written.append(path)
+                file.write(text)
+        except OSError as error:
+            for half in written:
+                half.unlink(missing_ok=True)
+            raise ConfigurationError(
+                f"{path} cannot be written: {error.strerror} ({error.filename})",
+                hint="see to its directory, then try again",
+            ) from error
 
 
 def _check_name(name: str, kind: Kind) -> None:

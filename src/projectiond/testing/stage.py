@@ -69,9 +69,6 @@ class Stage:
         Raises:
             ProjectiondError: As the daemon would say it; what precedes the event it is about has been committed.
         """
-        if losses:
-            # From now on it knows its row, and does not look at it before it begins a transaction.
-            self.apply(self.position)
         self._mark = upto
         with _silence():
             outcome = Outcome.ADVANCED
@@ -110,6 +107,10 @@ class Stage:
             return Runner(definition, limits, self._pool, lambda _: self._mark, nowhere())
 
     def _lose(self) -> None:
+        mark, self._mark = self._mark, self.position
+        # With nothing to apply: now it knows its row, and does not read it again before it begins a transaction.
+        self._runner.run_once()
+        self._mark = mark
         self._set_status("paused")
         try:
             with contextlib.suppress(ConflictError):

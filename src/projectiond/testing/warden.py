@@ -65,7 +65,9 @@ def main(binaries: Path) -> None:
 
 def _make_directory() -> Path:
     parent = tempfile.gettempdir()
-    directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent if len(parent) < LONGEST_PARENT else "/tmp"))  # noqa: S108 - mkdtemp makes it safe
+    if len(parent) > LONGEST_PARENT or not _may_enter(Path(parent)):
+        parent = "/tmp"  # noqa: S108 - mkdtemp makes it safe
+    directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
     if os.geteuid() == 0:
         nobody = pwd.getpwnam("nobody")
         os.chown(directory, nobody.pw_uid, nobody.pw_gid)
@@ -74,12 +76,17 @@ def _make_directory() -> Path:
 
 def _reachable(binaries: Path, directory: Path) -> Path:
     """Give the binaries where the server's user can reach them: not in a virtual environment under /root."""
-    parents = (binaries, *binaries.resolve().parents)
-    if os.geteuid() != 0 or all(parent.stat().st_mode & 0o001 for parent in parents):
+    if _may_enter(binaries):
         return binaries
     copy = directory / "installation"
     shutil.copytree(binaries.parent, copy, symlinks=True)
     return copy / binaries.name
+
+
+def _may_enter(directory: Path) -> bool:
+    """Say whether the server's user can reach what is in it."""
+    parents = (directory, *directory.resolve().parents)
+    return os.geteuid() != 0 or all(parent.stat().st_mode & 0o001 for parent in parents)
 
 
 def _start(binaries: Path, directory: Path) -> "subprocess.Popen[bytes]":
