@@ -10,7 +10,7 @@ JOBS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
 # Directories that are checked when they are there.
-TYPED := $(wildcard src projections tests bench)
+TYPED := $(wildcard src projections examples tests bench)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test unit bench lint type layers check format build clean

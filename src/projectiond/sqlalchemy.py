@@ -84,9 +84,13 @@ class EventStoreMixin:
 
     __tablename__ = "event_store"
 
-    # Made here and not only by the database: SQLAlchemy can then insert many events in one statement.
+    # Made here, though the database can: SQLAlchemy then knows the rows that come back of one INSERT for many events.
     event_id: Mapped[uuid.UUID] = mapped_column(
-        UUID(as_uuid=True), primary_key=True, default=uuid.uuid4, server_default=text("gen_random_uuid()")
+        UUID(as_uuid=True),
+        primary_key=True,
+        default=uuid.uuid4,
+        server_default=text("gen_random_uuid()"),
+        insert_sentinel=True,
     )
     aggregate_id: Mapped[uuid.UUID] = mapped_column(UUID(as_uuid=True))
     aggregate_type: Mapped[str] = mapped_column(String(100))
@@ -112,11 +116,11 @@ class EventStoreMixin:
         """Make an event that is not stored yet.
 
         Args:
-            metadata: of the event; the same as event_metadata.  Without either the database writes {}.
+            metadata: of the event; the same as event_metadata.  None is {}.
             columns: the other columns by name; at least aggregate_id, aggregate_type, event_type, event_data, version.
         """
-        if metadata is not None:
-            columns["event_metadata"] = metadata
+        # Never left to the database's default: only events with the same columns are inserted in one statement.
+        columns["event_metadata"] = columns.get("event_metadata") or {} if metadata is None else metadata
         super().__init__(**columns)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Dialect, Engine, ForeignKey, MetaData, Table, func, insert, inspect, select
+from sqlalchemy import Dialect, Engine, ForeignKey, MetaData, Table, event, func, insert, inspect, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -160,7 +160,7 @@ def test_create_all_changes_nothing_where_the_tables_are(engine: Engine, conn: C
     assert catalogue(conn) == before
 
 
-def test_create_all_makes_the_tables_in_the_schema_of_the_metadata(empty_database: Database) -> None:
+def test_the_tables_may_be_in_a_schema_that_is_not_on_the_search_path(empty_database: Database) -> None:
     class Elsewhere(DeclarativeBase):
         metadata = MetaData(schema="Events")
 
@@ -172,12 +172,22 @@ def test_create_all_makes_the_tables_in_the_schema_of_the_metadata(empty_databas
     engine = engine_of(empty_database)
     Elsewhere.metadata.create_all(engine)
     with Session(engine) as session, session.begin():
-        event = ElsewhereEvent(
+        placed = ElsewhereEvent(
             aggregate_id=uuid.uuid4(), aggregate_type="Order", event_type="OrderPlaced", event_data={}, version=1
         )
-        session.add(event)
+        session.add(placed)
         session.flush()
-        assert event.sequence_number == 1
+        assert placed.sequence_number == 1
+        taken: dict[str, Any] = {
+            "aggregate_id": placed.aggregate_id,
+            "aggregate_type": "",
+            "event_type": "",
+            "event_data": {},
+        }
+    with Session(engine) as session:
+        with pytest.raises(ConcurrencyError) as raised, translate_conflicts(session), session.begin():
+            session.add(ElsewhereEvent(**taken, version=1))
+        assert raised.value.actual_version == 1
     engine.dispose()
     conn.execute('SET search_path = "Events"')
     apply_schema(conn)
@@ -237,40 +247,46 @@ def test_without_sqlalchemy_the_module_says_what_to_install() -> None:
 
 def test_an_event_gets_its_number_time_and_metadata_from_the_database(engine: Engine) -> None:
     with Session(engine) as session, session.begin():
-        event = an_event(uuid.uuid4(), 1)
-        session.add(event)
+        placed = an_event(uuid.uuid4(), 1)
+        session.add(placed)
         session.flush()
-        assert event.sequence_number == 1
-        assert event.created_at.tzinfo is not None
-        assert event.event_metadata == {}
+        assert placed.sequence_number == 1
+        assert placed.created_at.tzinfo is not None
+        assert placed.event_metadata == {}
 
 
 def test_metadata_is_taken_under_both_names_and_none_is_none(engine: Engine, conn: Connection) -> None:
     with Session(engine) as session, session.begin():
-        for event in (
+        for placed in (
             an_event(uuid.uuid4(), 1, metadata={"user": "ann"}),
             an_event(uuid.uuid4(), 1, event_metadata={"user": "bob"}),
             an_event(uuid.uuid4(), 1, metadata=None),
             an_event(uuid.uuid4(), 1, event_metadata=None),
         ):
-            session.add(event)
+            session.add(placed)
     written = conn.execute("SELECT metadata FROM event_store ORDER BY sequence_number").fetchall()
     assert written == [({"user": "ann"},), ({"user": "bob"},), ({},), ({},)]
     with Session(engine) as session:
         found = session.scalars(select(EventStoreModel).where(EventStoreModel.event_metadata["user"].astext == "bob"))
-        assert [event.sequence_number for event in found] == [2]
+        assert [each.sequence_number for each in found] == [2]
 
 
-def test_events_are_numbered_in_the_order_in_which_they_were_added(engine: Engine, conn: Connection) -> None:
+def test_events_are_numbered_in_the_order_in_which_they_were_added_by_few_statements(
+    engine: Engine, conn: Connection
+) -> None:
     aggregate_id = uuid.uuid4()
+    statements: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *words: statements.append(words[2]))
     with Session(engine) as session, session.begin():
         for version in range(1, 1501):
-            metadata = {"metadata": {"n": version}} if version % 3 else {}
+            columns: dict[str, Any] = {"metadata": {"n": version}} if version % 3 else {}
             # Ids that sort the other way round than they are added.
-            session.add(an_event(aggregate_id, version, event_id=uuid.UUID(int=10_000 - version), **metadata))
+            columns |= {"event_id": uuid.UUID(int=10_000 - version)} if version < 100 else {}
+            session.add(an_event(aggregate_id, version, **columns))
     assert conn.execute("SELECT version FROM event_store ORDER BY sequence_number").fetchall() == [
         (version,) for version in range(1, 1501)
     ]
+    assert len([statement for statement in statements if "INSERT" in statement]) <= 3
 
 
 def test_no_statement_of_the_models_sends_a_number(engine: Engine, conn: Connection) -> None:
@@ -337,17 +353,17 @@ def test_events_reach_a_projection_with_the_rows_that_were_written_beside_them(
     with Daemon(database, journal()) as daemon:
         for outcome in ("commit", "rollback", "commit"):
             with Session(engine) as session:
-                event = TeamEvent(
+                placed = TeamEvent(
                     aggregate_id=uuid.uuid4(),
                     aggregate_type="Order",
                     event_type="OrderPlaced",
                     event_data={},
                     version=1,
                 )
-                session.add(event)
+                session.add(placed)
                 session.flush()
-                session.add(Order(order_id=event.aggregate_id, placed_by=event.event_id))
-                number = event.sequence_number
+                session.add(Order(order_id=placed.aggregate_id, placed_by=placed.event_id))
+                number = placed.sequence_number
                 getattr(session, outcome)()
         daemon.wait_until_at("journal", number)
         assert daemon.applied() == daemon.stored() == [1, 3]

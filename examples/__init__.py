@@ -1,0 +1,1 @@
+"""Applications that write events; each is run by the tests."""
