@@ -64,7 +64,7 @@ def load(store: Store, counter: uuid.UUID, kind: type[Any] = Counter) -> tuple[L
 
 def snapshot(conn: Connection, counter: uuid.UUID) -> tuple[int, dict[str, Any]] | None:
     query = "SELECT version, state FROM snapshots WHERE aggregate_id = %s"
-    return conn.execute(query, (counter,)).fetchone()  # type: ignore[return-value]
+    return conn.execute(query, (counter,)).fetchone()
 
 
 def test_an_aggregate_without_events_is_at_version_0(store: Store) -> None:
@@ -231,13 +231,13 @@ def test_who_may_not_write_loads_all_the_same(
         reader.execute("SET default_transaction_read_only = on")
     else:
         role = f"reader_{uuid.uuid4().hex}"
-        reader.execute(f"CREATE ROLE {role}; GRANT SELECT ON event_store, snapshots TO {role}; SET ROLE {role}")  # type: ignore[call-overload]
+        reader.execute(f"CREATE ROLE {role}; GRANT SELECT ON event_store, snapshots TO {role}; SET ROLE {role}")
     with caplog.at_level(logging.WARNING):
         assert EventStore(reader, snapshot_threshold=THRESHOLD).load(counter, Counter).version == 9
     assert f"no snapshot of aggregate {counter}" in caplog.text
     reader.close()
     if how != "read only":
-        conn.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")  # type: ignore[call-overload]
+        conn.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 class Forgetful(Counter):

@@ -104,14 +104,14 @@ def test_a_number_that_was_chosen_by_hand_is_not_passed(store: Store, conn: Conn
 def test_a_role_that_may_only_read_can_stream(conn: Connection, database: Database) -> None:
     expected = append_many(conn, 3)
     role = f"reader_{uuid.uuid4().hex}"
-    conn.execute(f"CREATE ROLE {role}; GRANT SELECT ON event_store TO {role}")  # type: ignore[call-overload]
+    conn.execute(f"CREATE ROLE {role}; GRANT SELECT ON event_store TO {role}")
     reader = database.connect()
-    reader.execute(f"SET ROLE {role}")  # type: ignore[call-overload]
+    reader.execute(f"SET ROLE {role}")
     try:
         assert numbers(EventStore(reader)) == expected
     finally:
         reader.close()
-        conn.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")  # type: ignore[call-overload]
+        conn.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 # --- under load, and a design that must be found guilty
