@@ -6,6 +6,8 @@ does the work.
 
 import asyncio
 import contextlib
+import os
+import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -343,7 +345,9 @@ def test_a_writer_of_a_partition_counts_as_a_writer_of_the_store(empty_database:
         assert WAYS[way](empty_database.dsn)("orders", 1, LONG_SECONDS) == 0
 
 
-def test_what_was_known_of_open_transactions_does_not_outlive_the_server(own_database: Database) -> None:
+@pytest.mark.faults
+@pytest.mark.parametrize("fault", ["restart", "crash of a session"])
+def test_what_was_known_of_open_transactions_does_not_outlive_the_server(own_database: Database, fault: str) -> None:
     conn = own_database.connect()
     conn.execute("INSERT INTO projection_checkpoints (projection_name) VALUES ('orders')")
     conn.execute("SET projectiond.doorbell = off; BEGIN")
@@ -352,14 +356,27 @@ def test_what_was_known_of_open_transactions_does_not_outlive_the_server(own_dat
     arrival = Arrival(1)
     with connect(own_database.dsn, role="wait", statement_timeout_seconds=0) as db:
         assert not arrival.is_reached(db, 0)
-    assert isinstance(own_database.server, LocalServer)
-    own_database.server.restart()
+    server = own_database.server
+    assert isinstance(server, LocalServer)
+    if fault == "restart":
+        server.restart()
+    else:
+        # The server ends all sessions, and recovers without being started again.
+        os.kill(conn.info.backend_pid, signal.SIGKILL)
+        eventually(lambda: is_closed(conn), 10, "the session lives")
+        eventually(server._accepts_connections, 30, "the server did not recover")
     # It still is open, under another name.
     with connect(own_database.dsn, role="wait", statement_timeout_seconds=0) as db:
         assert not arrival.is_reached(db, 0)
         assert not arrival.is_reached(db, 0)
         db.execute("ROLLBACK PREPARED 'late'")
         assert arrival.is_reached(db, 0)
+
+
+def is_closed(conn: Connection) -> bool:
+    with contextlib.suppress(psycopg.OperationalError):
+        conn.execute("SELECT 1")
+    return bool(conn.closed)
 
 
 def test_a_position_beyond_the_end_of_the_store_is_not_believed(conn: Connection, judge: Wait) -> None:
@@ -639,8 +656,10 @@ def test_the_server_looks_at_its_own_tables_whatever_the_search_path(conn: Conne
         SET search_path = hostile, pg_catalog
     """)
     query: LiteralString = "SELECT public.projectiond_wait_for('orders', 2, '50 ms')"
-    with pytest.raises(psycopg.Error, match="2 events behind 2"):
-        conn.execute(query)
+    for position in (0, 50):
+        conn.execute("UPDATE public.projection_checkpoints SET last_sequence_number = %s", (position,))
+        with pytest.raises(psycopg.Error, match=f"is at {position} "):
+            conn.execute(query)
     conn.execute("UPDATE public.projection_checkpoints SET last_sequence_number = 2; SET search_path = ''")
     assert value(conn, query) == 2
     assert value(conn, "SHOW search_path") == '""'
