@@ -794,6 +794,8 @@ BEGIN
                     wanted
                 USING ERRCODE = 'PJ004',
                       HINT = CASE
+                          WHEN pg_is_in_recovery()
+                              THEN 'this server is a standby, so see "projectiond status" of the primary'
                           WHEN kept.error_message IS NOT NULL
                               THEN 'its last error was: ' || kept.error_message
                           -- The key, of which every live worker holds a share, is "projwork" as a number.

@@ -35,9 +35,12 @@ def explain(
         timeout_seconds: How long it was.
     """
     position = 0 if now is None else now.position
-    end = int((yield arrival.ask_facts(position))[0][0])
+    ((end, _, _, is_standby),) = yield arrival.ask_facts(position)
     distance = yield from _distance(now, position, end, arrival)
-    hint = yield from _reason(name, now, end, arrival)
+    if is_standby:
+        hint = 'this server is a standby, so see "projectiond status" of the primary'
+    else:
+        hint = yield from _reason(name, now, end, arrival)
     status = "" if now is None or now.status == "running" else f" ({now.status})"
     return WaitTimeoutError(
         printable(f'after {timeout_seconds:g} s "{name}" is at {position}{status}, {distance}'), hint=printable(hint)

@@ -23,6 +23,7 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from projectiond import sql
 from projectiond.arrival import Arrival
+from projectiond.checkpoint import Checkpoint
 from projectiond.database import connect
 from projectiond.errors import (
     ConfigurationError,
@@ -31,6 +32,7 @@ from projectiond.errors import (
     ProjectionPausedError,
     WaitTimeoutError,
 )
+from projectiond.lateness import explain
 from projectiond.lease import lease_key
 from projectiond.schema import apply_schema
 from projectiond.waiting import AsyncSource, Source, wait_for, wait_for_async
@@ -588,6 +590,18 @@ def test_the_message_says_where_the_store_ends(conn: Connection, database: Datab
     assert time_out(database, 3) == (
         'after 0.05 s "orders" is at 50, but the store ends at 5; '
         'the store was emptied, or restored from an older backup: run "projectiond rebuild orders"'
+    )
+
+
+def test_the_message_on_a_standby_sends_to_the_primary() -> None:
+    steps = explain("orders", Checkpoint("orders", 5, "running", None, is_reset=False), Arrival(6), 5)
+    next(steps)
+    steps.send([(6, True, True, True)])
+    with pytest.raises(StopIteration) as told:
+        steps.send([(1,)])
+    assert str(told.value.value) == (
+        'after 5 s "orders" is at 5, 1 event behind 6; '
+        'this server is a standby, so see "projectiond status" of the primary'
     )
 
 
