@@ -60,6 +60,29 @@ def test_what_is_to_be_done_next_is_said_for_each_kind(kind: Kind, capsys: pytes
     assert said.count("\n") == 8
 
 
+@pytest.mark.parametrize("there", ["projections/invoice_totals.py", "tests/test_invoice_totals.py"])
+def test_nothing_is_overwritten_and_nothing_else_is_written(
+    directory: Path, capsys: pytest.CaptureFixture[str], there: str
+) -> None:
+    (directory / there).parent.mkdir()
+    (directory / there).write_text("mine")
+    assert cli.main(["new", "invoice_totals"]) == 1
+    assert capsys.readouterr().err == (
+        f"projectiond: {there} is there already; choose another name, or change that file\n"
+    )
+    assert [file.relative_to(directory).as_posix() for file in directory.rglob("*.py")] == [there]
+    assert (directory / there).read_text() == "mine"
+
+
+def test_when_the_test_cannot_be_written_the_projection_is_not_either(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (directory / "tests").touch()
+    assert cli.main(["new", "invoice_totals"]) == 1
+    assert "tests/test_invoice_totals.py cannot be written: File exists (tests)" in capsys.readouterr().err
+    assert not list(directory.rglob("*.py"))
+
+
 def test_a_kind_that_there_is_not_is_refused_with_the_list(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["new", "invoice_totals", "--kind", "table"]) == 2
     (said,) = capsys.readouterr().err.splitlines()
