@@ -22,7 +22,7 @@ from projectiond.errors import (
     EventIdTakenError,
     EventRegistryError,
 )
-from projectiond.eventstore import ANY_VERSION, Append, EventStore, NewEvent, caused_by, correlated
+from projectiond.eventstore import ANY_VERSION, Append, EventStore, NewEvent, caused_by, correlated, reading
 from tests.support.events import append
 from tests.support.eventstores import ItemAdded, OrderPlaced, Store, opened, registry
 from tests.support.postgres import Database, Server, fresh_database
@@ -189,6 +189,10 @@ class Unregistered(BaseModel):
     customer: str = ""
 
 
+class Ratio(BaseModel):
+    a: float
+
+
 @dataclasses.dataclass
 class Named:
     event_type: str = "X"
@@ -199,6 +203,7 @@ class Named:
     [
         (NewEvent("X", {"a": "\0"}), EventDataError, "events of OrderPlaced, X cannot be stored"),
         (NewEvent("X", {"a": float("nan")}), EventDataError, "events of OrderPlaced, X cannot be stored"),
+        (NewEvent("X", Ratio(a=float("nan"))), EventDataError, "events of OrderPlaced, X cannot be stored"),
         (NewEvent("X", {"a": "\ud800"}), EventDataError, "the data of 'X' cannot be made JSON"),
         (NewEvent("X", {"a": object()}), EventDataError, "the data of 'X' cannot be made JSON"),
         (NewEvent("X", {}, metadata={"a": object()}), EventDataError, "the metadata of 'X' cannot be made JSON"),
@@ -400,11 +405,20 @@ def test_a_long_stream_is_read_in_pages(lone: Store, database: Database) -> None
         list(lone.stream_events(order, batch_size=0))
 
 
-def test_events_too_large_for_a_page_come_alone(lone: Store) -> None:
+@pytest.mark.parametrize(("most_bytes", "most_stored"), [(1000, 10**6), (10**6, 1000), (10, 10)])
+def test_a_page_is_bounded_by_bytes_and_what_is_too_large_comes_alone(
+    lone: Store, monkeypatch: pytest.MonkeyPatch, most_bytes: int, most_stored: int
+) -> None:
+    monkeypatch.setattr(reading, "MOST_BYTES", most_bytes)
+    monkeypatch.setattr(reading, "MOST_STORED_BYTES", most_stored)
     order = uuid.uuid4()
-    lone.append(order, [NewEvent("Big", {"text": str(n) * 6_000_000}) for n in range(4)], 0, aggregate_type="Order")
-    assert [event.data["text"][:1] for event in lone.stream_events(order)] == ["0", "1", "2", "3"]
-    assert [event.data["text"][:1] for event in lone.stream_all()] == ["0", "1", "2", "3"]
+    sizes = [2000, 100, 100, 800, 700, 5000, 5000, 10, 600, 2000]
+    # Random text, which is not compressed.
+    texts = ["".join(str(uuid.uuid4()) for _ in range(size // 36 + 1)) for size in sizes]
+    lone.append(order, [NewEvent("Big", {"text": text}) for text in texts], 0, aggregate_type="Order")
+    assert [event.data["text"] for event in lone.stream_events(order)] == texts
+    assert [event.data["text"] for event in lone.stream_all()] == texts
+    assert [event.data["text"] for event in lone.stream_all(batch_size=3)] == texts
 
 
 # --- where connections come from

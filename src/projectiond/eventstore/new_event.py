@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 from uuid import UUID, uuid4
 
 import pydantic_core
+from pydantic import BaseModel
 
 from projectiond.errors import AppendRefusedError, EventDataError, EventIdTakenError, EventRegistryError
 from projectiond.event_types import MAX_EVENT_TYPE, find_fault
@@ -216,7 +217,10 @@ def _find_entry(new: NewEvent, registry: EventRegistry | None) -> EventType | No
 
 def _make_json(value: object, what: str) -> str:
     try:
-        # "NaN" is no JSON: PostgreSQL refuses it, where null would be another value than the one that was appended.
+        # NaN is no JSON: PostgreSQL refuses it, where null (what model_dump_json makes of it) would be another value
+        # than the one that was appended, and one that the model may not take back.
+        if isinstance(value, BaseModel):
+            value = value.model_dump(mode="json", by_alias=True)
         return pydantic_core.to_json(value, by_alias=True, inf_nan_mode="constants").decode()
     except (ValueError, RecursionError) as error:  # pydantic's own are ValueErrors
         fault = f"{type(error).__name__}: {str(error)[:200]}"
