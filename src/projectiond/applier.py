@@ -183,9 +183,12 @@ class Applier:
                     attempt.take(batch)
                     with db.guarded():
                         self._kind.load(db, batch)
-                    left = None if pace.most is None else pace.most - self.size(attempt)
-                    has_more = batch.upto < mark and (left is None or left > 0)
-                    asked = self._ask_within(db, batch.upto, mark, left) if has_more and is_pipelined else None
+                    left = pace.most - self.size(attempt)
+                    has_more = batch.upto < mark and left > 0
+                    # When this transaction is full: for the next.
+                    is_wanted = batch.upto < mark and (left > 0 or not (pace.is_searching or self.is_by_range))
+                    if is_wanted and is_pipelined:
+                        asked = self._ask_within(db, batch.upto, mark, left if left > 0 else pace.most)
                     with db.guarded():
                         self._kind.apply(db, batch)
                     self._author.put_down()
@@ -212,15 +215,15 @@ class Applier:
                 self._ahead = _Ahead(asked.batch(), db.incarnation)
         return advanced
 
-    def _ask(self, db: Connection, after: int, mark: int, most: int | None) -> Asked:
+    def _ask(self, db: Connection, after: int, mark: int, most: int) -> Asked:
         return self._reader.ask(db, after, mark, most)
 
-    def _ask_within(self, db: Connection, after: int, mark: int, most: int | None) -> Asked:
+    def _ask_within(self, db: Connection, after: int, mark: int, most: int) -> Asked:
         db.execute(sql.RESTORE_SEARCH_PATH, {"search_path": db.search_path})
         return self._ask(db, after, mark, most)
 
-    def _take_ahead(self, db: Connection, position: int, most: int | None) -> Batch | None:
+    def _take_ahead(self, db: Connection, position: int, most: int) -> Batch | None:
         ahead, self._ahead = self._ahead, None
         if ahead is None or ahead.batch.after != position or ahead.incarnation != db.incarnation:
             return None
-        return ahead.batch if most is None or ahead.batch.count <= most else None
+        return ahead.batch if ahead.batch.count <= most else None

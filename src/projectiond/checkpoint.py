@@ -155,6 +155,8 @@ def advance(db: Connection, checkpoint: Checkpoint, to: int, *, last_event_id: U
         "last_event_id": last_event_id,
         "applied": applied,
     }
+    # A handler may have set another one for the transaction, and another schema may have checkpoints as well.
+    db.execute(sql.RESTORE_SEARCH_PATH, {"search_path": db.search_path})
     db.execute(sql.ADVANCE_CHECKPOINT, parameters)
     return replace(checkpoint, position=to, error_message=None)
 

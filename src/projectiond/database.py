@@ -37,8 +37,9 @@ OLDEST_SERVER: Final = 140000
 
 CONNECT_TIMEOUT_SECONDS: Final = 10
 
-# How long a runner waits for a free connection of its worker's pool before it counts as trouble and is logged.
-POOL_TIMEOUT_SECONDS: Final = 30.0
+# How long a runner waits for a free connection of its worker's pool before it counts as trouble and is logged.  Long,
+# for whoever gives up loses its place in the queue.
+POOL_TIMEOUT_SECONDS: Final = 120.0
 
 
 class _Cursor(psycopg.Cursor[TupleRow]):
@@ -101,9 +102,9 @@ class Connection(psycopg.Connection[TupleRow]):
 
     is_guarded = False
 
-    # The pipeline that statements are sent through, while there is one; and whether anything in it has failed.  A failure
-    # surfaces where somebody happens to wait next, which may be in the handler of another event, and that handler may
-    # catch it and go back to a savepoint.  So whatever becomes of it, nothing that followed it is to be committed.
+    # The pipeline that statements are sent through, while there is one; and whether anything in it has failed.  A
+    # failure surfaces where somebody happens to wait next, which may be in the handler of another event, and that
+    # handler may catch it and go back to a savepoint.  So whatever becomes of it, nothing that followed is committed.
     active_pipeline: psycopg.Pipeline | None = None
     has_failed = False
 

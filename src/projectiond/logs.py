@@ -43,6 +43,7 @@ PROJECTION_RETRYING: Final = "projection.retrying"
 REBUILD_STARTED: Final = "rebuild.started"
 REBUILD_FINISHED: Final = "rebuild.finished"
 BATCH_COMMITTED: Final = "batch.committed"
+EVENT_SEARCHED: Final = "event.searched"
 PIPELINE_ABANDONED: Final = "pipeline.abandoned"
 EVENT_POISONED: Final = "event.poisoned"
 EVENT_DEAD_LETTERED: Final = "event.dead_lettered"
@@ -80,6 +81,7 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         REBUILD_STARTED: "the projection's tables and checkpoint were reset, and the replay begins",
         REBUILD_FINISHED: "the replay reached the events that were there when it began",
         BATCH_COMMITTED: "read model and checkpoint of a batch were committed in one transaction",
+        EVENT_SEARCHED: "several events failed together; fewer at a time are tried, to find the one to blame",
         PIPELINE_ABANDONED: "a handler does what a pipeline cannot carry; its statements go one by one from now on",
         EVENT_POISONED: "a handler failed on this event, on its own and repeatedly",
         EVENT_DEAD_LETTERED: "a poison event went to projection_dead_letters, and its projection goes on",

@@ -44,6 +44,7 @@ UNBOUNDED: Final = 2**31 - 1
 
 # Where the JSON columns are in a row; what is left out because of its size comes as null, and event_data never is.
 _DATA: Final = 4
+_METADATA: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +152,17 @@ class EventReader:
             event_id=event_id,
         )
 
-    def note_fit(self, asked: int, fitted: int) -> None:
-        """Ask for no more than twice of what fitted, until it fits again."""
-        self._rows = max(1, fitted * 2) if fitted < asked else min(self._batch_size, max(self._rows, asked * 2))
+    def note_weight(self, asked: int, weight: int) -> None:
+        """Ask for as many rows as a batch can hold of such weight; for more again when they are light."""
+        if weight > MAX_BATCH_BYTES // 2:
+            self._rows = max(1, asked // 2)
+        else:
+            self._rows = min(self._batch_size, max(self._rows, asked * 2))
+
+
+def _count_fitting(rows: Sequence[TupleRow]) -> int:
+    """Count the rows before the first whose JSON was left out."""
+    return next((place for place, row in enumerate(rows) if row[_DATA] is None), len(rows))
 
 
 class _Answer(Protocol):
@@ -185,14 +194,15 @@ class _AskedEvents:
 
     def batch(self) -> Batch:
         rows = self._load()
-        fitted = next((place for place, row in enumerate(rows) if row[_DATA] is None), len(rows))
-        if rows and not fitted:
-            # The first is too large for any batch: alone, then, for it has to be read.
-            self._reader.note_fit(2, 1)
-            rows = self._reader.execute(self._db, self._after, self._upto, 1, UNBOUNDED).fetchall()
-            fitted = self._rows = 1
-        elif rows:
-            self._reader.note_fit(len(rows), fitted)
+        fitted = _count_fitting(rows)
+        for few, most_bytes in ((FEW_EVENTS, MAX_BATCH_BYTES), (1, UNBOUNDED)):
+            if rows and not fitted:
+                # The first is too large to come with many: with few, then, or alone, for it has to be read.
+                self._rows = min(self._rows, few)
+                self._answer = self._reader.execute(self._db, self._after, self._upto, self._rows, most_bytes)
+                rows = self._load()
+                fitted = _count_fitting(rows)
+        self._reader.note_weight(self._rows, sum(len(row[_DATA]) + len(row[_METADATA] or b"") for row in rows[:fitted]))
         events = [Event.from_row(row) for row in rows[:fitted]]
         is_cut_short = fitted < len(rows) or fitted == self._rows or self._is_broken_off
         return Batch.of(self._after, events[-1].sequence_number if events and is_cut_short else self._upto, events)

@@ -22,7 +22,8 @@ committed last is what is true, for if it were not, the compare-and-set would fa
 import enum
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -53,6 +54,9 @@ LONGEST_RETRY_SECONDS: Final = 5.0
 # So many failures in a row that are in a pipeline only, and not in single steps, say that it is the pipeline.
 MAX_FALSE_ALARMS: Final = 3
 
+# While a runner waits for its turn it looks so often whether it is to end.
+TURN_SECONDS: Final = 0.5
+
 # A conflict is somebody else at work, or a status that changed: no reason to hurry.
 PAUSE_AFTER_FAILURE_SECONDS: Final = 0.02
 
@@ -79,6 +83,7 @@ class Runner:
         slot: Slot,
         *,
         recent: Callable[[Connection, int, int, float], Sequence[Event] | None] = lambda *_: None,
+        turns: threading.Semaphore | None = None,
         on_arrival: Callable[[], None] = lambda: None,
         careful_upto: int = 0,
     ) -> None:
@@ -92,6 +97,7 @@ class Runner:
             slot: Where to note the event in hand.
             recent: The newest events, shared by all runners of the worker; asked after ``settled``, and with the time
                 since when they must have been read.
+            turns: Bounds how many runners that are far behind hold a connection, so that those at the head get one.
             on_arrival: Called when there is nothing more to apply below the mark.
             careful_upto: Apply event by event up to this sequence number, because a worker died over it.
         """
@@ -99,6 +105,7 @@ class Runner:
         self._limits = limits
         self._pool = pool
         self._settled = settled
+        self._turns = turns or threading.Semaphore()
         # Events that were read before the row was may have been mended since, by whoever then resumed the projection.
         self._row_read_at = 0.0
         self._applier = Applier(
@@ -109,6 +116,7 @@ class Runner:
         # A failure in a pipeline whose culprit has not been found yet: up to where it may be, and what it was.
         self._alarm: tuple[int, Exception] | None = None
         self._false_alarms = 0
+        self._searches = logs.RateLimited(log.bind(projection=definition.name))
         self._careful_upto = careful_upto
         self._checkpoint: Checkpoint | None = None
         self._is_prepared = False
@@ -194,6 +202,25 @@ class Runner:
         Raises:
             Exception: whatever went wrong; nothing of the transaction in hand was committed.
         """
+        with self._turn() as is_mine:
+            return self._take_step() if is_mine else Outcome.PAUSED
+
+    @contextmanager
+    def _turn(self) -> Iterator[bool]:
+        """Wait for a turn while far behind; say whether it has come before the end."""
+        if not self._pace.is_behind:
+            yield True
+            return
+        while not self._turns.acquire(timeout=TURN_SECONDS):
+            if self._stopping.is_set():
+                yield False
+                return
+        try:
+            yield True
+        finally:
+            self._turns.release()
+
+    def _take_step(self) -> Outcome:
         with borrow(self._pool) as db:
             if self._trouble.is_fatal:
                 return self._pause(db)
@@ -298,14 +325,16 @@ class Runner:
             self._checkpoint = self._isolation.settle(db, checkpoint, self._applier.unreadable(error), error)
             return
         except Exception as error:
-            if classify(error) in {Failure.TRANSIENT, Failure.CONFLICT}:
-                self._pace.note_trouble()
+            failure = classify(error)
+            if failure is Failure.TRANSIENT:
+                self._pace.note_trouble(self._applier.size(attempt))
+            if failure in {Failure.TRANSIENT, Failure.CONFLICT}:
                 raise
             if not attempt.count or isinstance(error, ConfigurationError):
                 # No event's fault.
                 raise
             if attempt.alone is None or (is_pipelined and not self._applier.is_by_range):
-                self._search(attempt, error if is_pipelined else None)
+                self._search(attempt, error, is_pipelined=is_pipelined)
                 return
             self._alarm = None
             event = self._applier.read_alone(db, attempt.alone)
@@ -318,13 +347,17 @@ class Runner:
     def _is_to_end(self) -> bool:
         return self._stopping.is_set() or self._is_stale.is_set()
 
-    def _search(self, attempt: Attempt, pipeline_error: Exception | None) -> None:
-        self._pace.note_failure(self._applier.size(attempt))
-        self._alarm = None if pipeline_error is None else (attempt.upto, pipeline_error)
+    def _search(self, attempt: Attempt, error: Exception, *, is_pipelined: bool) -> None:
+        size = self._applier.size(attempt)
+        self._pace.note_suspicion(size)
+        self._searches.log(
+            "warning", logs.EVENT_SEARCHED, key=type(error).__name__, error=describe(error), events=attempt.count
+        )
+        self._alarm = (attempt.upto, error) if is_pipelined else None
 
     def _note_success(self, attempt: Attempt, position: int, mark: int) -> None:
         is_normal = not self._pace.is_searching
-        self._pace.note_success(attempt.seconds, is_behind=position < mark)
+        self._pace.note_success(self._applier.size(attempt), attempt.seconds, is_behind=position < mark)
         self._report.note(attempt.count, position, mark)
         if self._alarm is not None and position >= self._alarm[0]:
             self._note_false_alarm(self._alarm[1])

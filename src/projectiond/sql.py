@@ -452,7 +452,8 @@ VALUES (%(name)s)
 ON CONFLICT (projection_name) DO NOTHING
 """
 
-# Parameters: search_path.  In the middle of a transaction, before events are read: a handler may have set another one.
+# Parameters: search_path.  In the middle of a transaction, before events are read and before the checkpoint is moved: a
+# handler may have set another one.
 RESTORE_SEARCH_PATH: LiteralString = "SELECT set_config('search_path', %(search_path)s, true)"
 
 # A transaction that is sent through a pipeline.

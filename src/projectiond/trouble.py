@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import psycopg
-from psycopg_pool import ConnectionPool
+from psycopg_pool import ConnectionPool, PoolTimeout
 from structlog.typing import FilteringBoundLogger
 from tenacity import RetryCallState
 
@@ -76,7 +76,8 @@ class Trouble:
         elif isinstance(error, psycopg.OperationalError):
             # Its connection is gone or was closed with the server; so are, perhaps, those that lie idle.
             self._pool.check()
-        if time.monotonic() - self._since > NOTED_AFTER_SECONDS:
+        # Without a connection to be had there is none to say it with either.
+        if time.monotonic() - self._since > NOTED_AFTER_SECONDS and not isinstance(error, PoolTimeout):
             with suppress(psycopg.Error), self._pool.connection() as db:
                 checkpoints.note_trouble(db, self._name, f"retrying: {text}")
 

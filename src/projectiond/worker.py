@@ -95,6 +95,8 @@ class Worker:
             statement_timeout_seconds=settings.statement_timeout_seconds,
             size=settings.pool_size - RESERVED_CONNECTIONS,
         )
+        # One connection of the pool is kept for runners at the head, which want it for milliseconds.
+        self._turns = threading.Semaphore(max(1, settings.pool_size - RESERVED_CONNECTIONS - 1))
         self._watcher = Watcher(
             dsn,
             wakeup=settings.wakeup,
@@ -192,6 +194,7 @@ class Worker:
             self._watcher.settled,
             self._slots[name],
             recent=self._watcher.recent.read,
+            turns=self._turns,
             on_arrival=self._watcher.nudge,
             careful_upto=self._careful_upto.get(name, 0),
         )

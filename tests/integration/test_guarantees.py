@@ -309,6 +309,7 @@ def test_g4_after_a_paused_status_has_committed_no_batch_commits(database: Datab
     append_many(operator, 4000)
     # Slow enough to be met in the middle at each round.
     with Daemon(database, journal("journal", checkpoint_every=1, batch_size=7)) as daemon, writers(database, 2):
+        eventually(lambda: daemon.checkpoint().get("position"), 10, "it did not begin")
         met = 0
         for _ in range(40):
             pause_for(chance.uniform(0, 0.02))

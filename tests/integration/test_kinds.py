@@ -147,12 +147,16 @@ def test_a_batch_gets_its_events_anew_when_it_is_applied_again(database: Databas
     assert set(seen) == set(range(1, 21))
 
 
-def test_a_search_path_that_a_handler_sets_for_its_transaction_leads_the_reader_to_no_other_store(
+def test_a_search_path_that_a_handler_sets_for_its_transaction_leads_to_no_other_store_or_checkpoint(
     database: Database,
 ) -> None:
     conn = database.connect()
     numbers = append_many(conn, 50)
-    conn.execute("CREATE SCHEMA tenant; CREATE TABLE tenant.event_store (LIKE event_store INCLUDING ALL)")
+    conn.execute(
+        "CREATE SCHEMA tenant; CREATE TABLE tenant.event_store (LIKE event_store INCLUDING ALL);"
+        " CREATE TABLE tenant.projection_checkpoints (LIKE projection_checkpoints INCLUDING ALL);"
+        " INSERT INTO tenant.projection_checkpoints (projection_name) VALUES ('journal')"
+    )
 
     class Tenant(Projection):
         name = "journal"

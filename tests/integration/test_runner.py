@@ -49,7 +49,7 @@ def test_a_transaction_takes_checkpoint_every_events_and_grows_while_behind(data
     conn = database.connect()
     numbers = append_many(conn, 100)
     with Stage(database, journal(), mark=100, batch_size=20, checkpoint_every=8) as stage:
-        for expected in ([(8,)], [(8,), (92,)]):
+        for expected in ([(8,)], [(8,), (16,)], [(8,), (16,), (32,)], [(8,), (16,), (32,), (44,)]):
             assert stage.runner.run_once() is Outcome.ADVANCED
             assert stage.ask(TRANSACTIONS) == expected
         assert stage.runner.run_once() is Outcome.CAUGHT_UP
@@ -58,7 +58,7 @@ def test_a_transaction_takes_checkpoint_every_events_and_grows_while_behind(data
 
 
 def test_a_transaction_grows_no_longer_than_its_time(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    numbers = append_many(database.connect(), 40)
+    numbers = append_many(database.connect(), 80)
     now = [0.0]
     monkeypatch.setattr(applier, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
@@ -72,12 +72,12 @@ def test_a_transaction_grows_no_longer_than_its_time(database: Database, monkeyp
             now[0] += 0.01
             db.execute("INSERT INTO journal (sequence_number) VALUES (%s)", (event.sequence_number,))
 
-    with Stage(database, Slow, mark=40, batch_size=5, checkpoint_every=5, catchup_transaction_seconds=0.09) as stage:
+    with Stage(database, Slow, mark=80, batch_size=5, checkpoint_every=5, catchup_transaction_seconds=0.3) as stage:
         while stage.runner.run_once() is Outcome.ADVANCED:
             pass
         assert stage.applied() == numbers
-        # A batch takes 50 ms: there is time for a second one, and not for a third.
-        assert stage.ask(TRANSACTIONS) == [(5,), (10,), (10,), (10,), (5,)]
+        # Twenty take 200 ms, so forty would not be done in time.
+        assert stage.ask(TRANSACTIONS) == [(5,), (10,), (20,), (20,), (20,), (5,)]
 
 
 def test_what_was_read_ahead_is_not_read_again(database: Database) -> None:

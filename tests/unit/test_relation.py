@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from projectiond.kinds.statement import Statement
-from projectiond.rangesize import LARGE, SMALL, RangeSize
 
 DEFINED = "events AS (…)"
 
@@ -141,65 +140,3 @@ def test_of_a_long_line_what_is_around_the_place_is_quoted() -> None:
     assert line.endswith("…")
     assert " word50 " in line
     assert len(line) <= 62
-
-
-# --- how large a range is
-
-
-def test_it_begins_small_and_doubles_while_there_is_time() -> None:
-    size = RangeSize(2.0)
-    assert size.size == SMALL == 1_000
-    size.note(0.99)
-    assert size.size == 2_000
-    size.note(1.0)
-    assert size.size == 2_000
-    size.note(2.0)
-    assert size.size == 2_000
-
-
-def test_it_never_grows_beyond_a_bound() -> None:
-    size = RangeSize(2.0)
-    for _ in range(50):
-        size.note(0.001)
-    assert size.size == LARGE == 1_000_000
-
-
-def test_it_shrinks_in_proportion_when_a_range_took_too_long() -> None:
-    size = RangeSize(2.0)
-    for _ in range(6):
-        size.note(0.1)
-    assert size.size == 64_000
-    size.note(8.0)
-    assert size.size == 16_000
-
-
-def test_what_is_slow_whatever_the_range_is_does_not_end_in_tiny_ranges() -> None:
-    size = RangeSize(2.0)
-    for _ in range(20):
-        size.note(30.0)
-    assert size.size == SMALL
-
-
-def test_after_a_failure_it_is_small_again_and_smaller_after_each_further_one() -> None:
-    size = RangeSize(2.0)
-    for _ in range(6):
-        size.note(0.1)
-    sizes = []
-    for _ in range(12):
-        size.reset()
-        sizes.append(size.size)
-    assert sizes == [1000, 500, 250, 125, 62, 31, 15, 7, 3, 1, 1, 1]
-    size.note(5.0)
-    assert size.size == 1
-    size.note(0.1)
-    assert size.size == 2
-
-
-@given(st.floats(1, 1_000_000), st.floats(0, 0.4))
-def test_it_settles_where_a_range_takes_about_the_time(events_per_second: float, overhead: float) -> None:
-    size = RangeSize(2.0)
-    taken = 0.0
-    for _ in range(40):
-        taken = overhead + size.size / events_per_second
-        size.note(taken)
-    assert 1.0 <= taken <= 2.01 or (size.size == LARGE and taken < 1) or (size.size == SMALL and taken > 2)

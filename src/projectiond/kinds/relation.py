@@ -26,7 +26,6 @@ from projectiond.guard import is_session_change
 from projectiond.kinds.kind import AuthorCode
 from projectiond.kinds.statement import Statement
 from projectiond.projection import SqlProjection
-from projectiond.rangesize import LARGE
 from projectiond.reader import Asked, Batch, Recent, none_recent
 
 UNREAD: Final = "it does not read the relation events, which holds the events of a batch; write FROM events"
@@ -157,7 +156,7 @@ class RangeReader:
 
     def ask(self, db: Connection, after: int, mark: int, limit: int | None) -> Asked:
         """Ask how many events there are above ``after`` up to ``mark``, in at most ``limit`` sequence numbers."""
-        upto = min(mark, after + (limit or LARGE))
+        upto = mark if limit is None else min(mark, after + limit)
         arrived = self._recent(db, after, upto)
         if arrived is not None:
             # At the head: known without a question.
