@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, LiteralString
 
-import psycopg
 import pytest
 
 from projectiond import database as databases
 from projectiond import highwater, recent, sql, watcher
+from projectiond.errors import UnreadableEventError
 from projectiond.event import Event
 from projectiond.head import MOST_BYTES, MOST_EVENTS, MOST_STORED_BYTES, Head
 from projectiond.highwater import HighWaterMark, Sighting
@@ -218,7 +218,7 @@ def test_an_event_that_cannot_be_read_does_not_hold_the_mark(
         append(late, "Late")
     unreadable = append(conn, "OrderPlaced")
     conn.execute("UPDATE event_store SET created_at = 'infinity'")
-    with pytest.raises(psycopg.DataError):
+    with pytest.raises(UnreadableEventError):
         read_by_query(runner, 0, unreadable)
     mark.look(db, is_reading=True)
     if is_late:
