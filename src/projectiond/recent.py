@@ -31,7 +31,7 @@ Memory is bounded by the number of events and by their bytes; ``head`` bounds wh
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -69,25 +69,19 @@ class Passage:
     """By the monotonic clock, before it was read."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """What runners see: passages of one server that follow upon each other, the oldest first, and what is in them."""
-
-    passages: Sequence[Passage]
-    events: Sequence[Event[Any]]
-    numbers: Sequence[int]
-
-
 class Recent:
     """The newest events of one worker: written by its watcher's thread, read by its runners'."""
 
     def __init__(self) -> None:
         self._passages: deque[Passage] = deque()
-        self._kept: _Kept | None = None
+        self._count = 0
+        self._weight = 0
+        # What runners see: passages of one server that follow upon each other, the oldest first.
+        self._kept: Sequence[Passage] = ()
 
     def __repr__(self) -> str:
         kept = self._kept
-        return f"<Recent {kept.passages[0].after}..{kept.passages[-1].upto}>" if kept else "<Recent empty>"
+        return f"<Recent {kept[0].after}..{kept[-1].upto}>" if kept else "<Recent empty>"
 
     def read(self, db: Connection, after: int, upto: int, since: float = 0.0) -> Sequence[Event[Any]] | None:
         """Give every event above ``after`` up to ``upto``, in order; from any thread.
@@ -102,14 +96,13 @@ class Recent:
             The events, or ``None`` when not all of the range is here: then it is to be read from the store.
         """
         kept = self._kept
-        if kept is None or not after <= upto <= kept.passages[-1].upto:
+        if not kept or not kept[0].after <= after <= upto <= kept[-1].upto or kept[0].server != db.incarnation:
             return None
-        too_old = max(since, db.opened_at, time.monotonic() - KEPT_SECONDS)
-        first = bisect_right(kept.passages, too_old, key=lambda passage: passage.read_at)
-        usable = kept.passages[first:]
-        if not usable or after < usable[0].after or usable[0].server != db.incarnation:
+        # The passage that goes beyond `after`, and those that follow it.
+        first = min(bisect_right(kept, after, key=lambda passage: passage.upto), len(kept) - 1)
+        if kept[first].read_at <= max(since, db.opened_at, time.monotonic() - KEPT_SECONDS):
             return None
-        return kept.events[bisect_right(kept.numbers, after) : bisect_right(kept.numbers, upto)]
+        return [event for passage in kept[first:] for event in passage.events if after < event.sequence_number <= upto]
 
     # --- what the watcher's thread calls
 
@@ -119,26 +112,22 @@ class Recent:
             return
         kept = self._passages
         if kept and (kept[-1].upto != passage.after or kept[-1].server != passage.server):
-            kept.clear()
+            self.clear()
         kept.append(passage)
+        self._count += len(passage.events)
+        self._weight += passage.weight
         oldest = passage.read_at - KEPT_SECONDS
-        while len(kept) > 1 and (kept[0].read_at < oldest or _count(kept) > KEPT_EVENTS or _weigh(kept) > KEPT_BYTES):
-            kept.popleft()
-        events = tuple(event for each in kept for event in each.events)
-        self._kept = _Kept(tuple(kept), events, tuple(event.sequence_number for event in events))
+        while len(kept) > 1 and (kept[0].read_at < oldest or self._count > KEPT_EVENTS or self._weight > KEPT_BYTES):
+            gone = kept.popleft()
+            self._count -= len(gone.events)
+            self._weight -= gone.weight
+        self._kept = tuple(kept)
 
     def clear(self) -> None:
         """Forget everything: another connection, or another history."""
         self._passages.clear()
-        self._kept = None
-
-
-def _count(passages: Iterable[Passage]) -> int:
-    return sum(len(passage.events) for passage in passages)
-
-
-def _weigh(passages: Iterable[Passage]) -> int:
-    return sum(passage.weight for passage in passages)
+        self._count = self._weight = 0
+        self._kept = ()
 
 
 def event_cursor(db: Connection) -> psycopg.Cursor[TupleRow]:
