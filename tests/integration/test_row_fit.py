@@ -22,7 +22,7 @@ from projectiond.reader import Batch
 from projectiond.recorder import nowhere
 from tests.support import postgres
 from tests.support.postgres import Server
-from tests.support.rows import bare
+from tests.support.rows import bare, told
 
 pytestmark = pytest.mark.integration
 
@@ -211,7 +211,7 @@ UNFIT_TABLES: list[tuple[type, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("row", "schema", "words"), UNFIT_TABLES, ids=str)
+@pytest.mark.parametrize(("row", "schema", "words"), UNFIT_TABLES, ids=told)
 def test_a_table_that_does_not_fit_is_refused(db: Connection, row: type, schema: str, words: str) -> None:
     assert words in faults_of(db, row, schema)
 
@@ -290,7 +290,7 @@ UNFIT_PAIRS: list[tuple[str, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("declared", "annotation", "words"), UNFIT_PAIRS, ids=str)
+@pytest.mark.parametrize(("declared", "annotation", "words"), UNFIT_PAIRS, ids=told)
 def test_a_pair_of_types_that_would_change_values_is_refused(
     db: Connection,
     declared: str,
@@ -337,7 +337,7 @@ UNFIT_CLASSES: list[tuple[object, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("row", "words"), UNFIT_CLASSES, ids=str)
+@pytest.mark.parametrize(("row", "words"), UNFIT_CLASSES, ids=told)
 def test_a_class_that_rows_cannot_be_made_of_is_refused(db: Connection, row: object, words: str) -> None:
     assert words in faults_of(db, row, GOOD_TABLE)
 

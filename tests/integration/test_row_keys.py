@@ -18,7 +18,7 @@ from projectiond.event import Event
 from projectiond.failure import Failure, classify
 from projectiond.projection import DELETE, Delete, RowProjection, handles
 from tests.support.postgres import Database
-from tests.support.rows import BEGAN, Player, happened
+from tests.support.rows import BEGAN, Player, happened, told
 
 pytestmark = pytest.mark.integration
 
@@ -94,7 +94,7 @@ SINGLE_KEYS: list[tuple[str, Any, Callable[[Any], Any], list[list[Any]]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("declared", "annotation", "read", "groups"), SINGLE_KEYS, ids=str)
+@pytest.mark.parametrize(("declared", "annotation", "read", "groups"), SINGLE_KEYS, ids=told)
 @pytest.mark.parametrize("size", [1, 100])
 def test_what_is_one_key_to_the_database_is_one_row(
     db: Connection,
@@ -181,7 +181,7 @@ BAD_KEYS: list[tuple[str, Any, Callable[[Any], Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("declared", "annotation", "read", "words"), BAD_KEYS, ids=str)
+@pytest.mark.parametrize(("declared", "annotation", "read", "words"), BAD_KEYS, ids=told)
 def test_a_key_that_is_none_of_the_table_is_an_error_of_its_event(
     db: Connection,
     declared: str,

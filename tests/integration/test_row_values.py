@@ -30,7 +30,7 @@ from projectiond.kinds.row_codec import Codec
 from projectiond.projection import RowProjection, handles
 from tests.support import postgres
 from tests.support.postgres import Server
-from tests.support.rows import Player, happened
+from tests.support.rows import Player, happened, told
 
 pytestmark = pytest.mark.integration
 
@@ -328,7 +328,7 @@ REFUSED: list[tuple[str, Any, object]] = [
 ]
 
 
-@pytest.mark.parametrize(("declared", "annotation", "value"), REFUSED, ids=str)
+@pytest.mark.parametrize(("declared", "annotation", "value"), REFUSED, ids=told)
 def test_a_value_that_would_come_back_as_another_is_refused(
     db: Connection,
     declared: str,
@@ -364,7 +364,7 @@ REFUSED_BY_POSTGRESQL: list[tuple[str, Any, object, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("declared", "annotation", "value", "code"), REFUSED_BY_POSTGRESQL, ids=str)
+@pytest.mark.parametrize(("declared", "annotation", "value", "code"), REFUSED_BY_POSTGRESQL, ids=told)
 def test_what_postgresql_refuses_fails_as_it_says(
     db: Connection,
     declared: str,

@@ -10,6 +10,7 @@ from typing_extensions import TypeAliasType
 from projectiond.kinds.row_annotation import split_optional, unwrap
 from projectiond.kinds.row_codec import UnfitError, described
 from projectiond.kinds.row_value import ColumnType, codec_for, key_reader
+from tests.support.rows import told
 
 CustomerId = NewType("CustomerId", uuid.UUID)
 Money = TypeAliasType("Money", Annotated[Decimal, "euros"])
@@ -34,7 +35,7 @@ Perhaps = TypeAliasType("Perhaps", str | None)
         (Any, Any, False),
         (list[str | None], list[str | None], False),
     ],
-    ids=str,
+    ids=told,
 )
 def test_none_is_taken_out_of_an_annotation_wherever_it_stands(
     annotation: object, core: object, *, is_optional: bool
