@@ -24,9 +24,12 @@ import psycopg
 from bench import orders, pgbench
 from bench.context import Context
 from bench.daemon import Daemon, running_daemon
-from bench.report import Figure, at_least, median_figure, ratios
+from bench.report import Figure, at_least, median_figure
 
 VARIANTS: Final = ("none", "bell", "watched", "projected", "notify")
+
+FOR_COMPARISON: Final = ("projected", "notify")
+"""These stand beside the goals, and take part in every third round only."""
 
 SECONDS: Final = 1
 """Of one run: long enough for thousands of appends, and short enough that neighbours meet the same machine."""
@@ -61,19 +64,23 @@ def measure(bench: Context) -> list[Figure]:
     figures: list[Figure] = []
     with _stores(bench) as (addresses, daemon):
         for connections, protocol, synchronous_commit in bench.scale.writer_settings:
-            rates: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
-            for number in range(bench.scale.writer_rounds):
-                for variant in _in_turn(number):
+            rounds: list[dict[str, float]] = [{} for _ in range(bench.scale.writer_rounds)]
+            for number, rates in enumerate(rounds):
+                for variant in in_turn(number):
                     command = pgbench.Command(addresses[variant], connections, SECONDS, protocol, synchronous_commit)
-                    rates[variant].append(_run(bench, command, variant, daemon))
+                    rates[variant] = _run(bench, command, variant, daemon)
             name = f"{connections} writers, {protocol}, synchronous_commit {synchronous_commit}"
-            bench.say(f"{name}: " + ", ".join(f"{variant} {max(rates[variant]):,.0f}" for variant in VARIANTS))
-            figures += _figures(name, rates)
+            figures += _figures(name, rounds)
+            bench.say(
+                f"{name}: " + ", ".join(f"{figure.value:,.0f} {figure.unit}" for figure in figures[-len(VARIANTS) :])
+            )
     return figures
 
 
-def _in_turn(number: int) -> tuple[str, ...]:
-    return VARIANTS if number % 2 == 0 else VARIANTS[::-1]
+def in_turn(number: int) -> tuple[str, ...]:
+    """Give a round's variants, forwards and backwards in turns."""
+    taking_part = tuple(v for v in VARIANTS if v not in FOR_COMPARISON or number % 3 == 0)
+    return taking_part if number % 2 == 0 else taking_part[::-1]
 
 
 def _run(bench: Context, command: pgbench.Command, variant: str, daemon: Daemon) -> float:
@@ -97,11 +104,13 @@ def _catch_up(db: psycopg.Connection, daemon: Daemon) -> None:
     db.execute("TRUNCATE event_store, by_event_order_totals, by_event_customer_totals")
 
 
-def _figures(name: str, rates: dict[str, list[float]]) -> list[Figure]:
-    group = name
-    shares = {variant: [100 * ratio for ratio in ratios(rates[variant], rates["none"])] for variant in VARIANTS[1:]}
+def _figures(group: str, rounds: list[dict[str, float]]) -> list[Figure]:
+    shares = {
+        variant: [100 * rates[variant] / rates["none"] for rates in rounds if variant in rates]
+        for variant in VARIANTS[1:]
+    }
     return [
-        median_figure(group, "no trigger", "appends/s", rates["none"]),
+        median_figure(group, "no trigger", "appends/s", [rates["none"] for rates in rounds]),
         *(median_figure(group, _SAID[variant], "%", shares[variant], _EXPECTED.get(variant)) for variant in shares),
     ]
 

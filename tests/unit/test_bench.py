@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bench import chart, loans, markdown, server_alone
+from bench import chart, loans, markdown, server_alone, writers
 from bench.catchup_orders import ENTRANTS, GROUP
 from bench.domain import DOMAINS
 from bench.growth import Progress
@@ -78,6 +78,14 @@ def test_everybody_is_first_once() -> None:
         ["c", "a", "b"],
         ["a", "b", "c"],
     ]
+
+
+def test_writers_without_a_trigger_are_in_every_round_and_others_beside_them() -> None:
+    rounds = [writers.in_turn(number) for number in range(4)]
+    assert rounds[0] == writers.VARIANTS
+    assert rounds[1] == ("watched", "bell", "none")
+    assert rounds[2] == ("none", "bell", "watched")
+    assert rounds[3] == writers.VARIANTS[::-1]
 
 
 def test_a_prefix_comes_before_the_tables_and_nothing_else() -> None:
