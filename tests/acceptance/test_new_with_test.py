@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import pytest
 
 from projectiond.cli import application as cli
 from projectiond.cli.scaffold import Kind
+from projectiond.testing import warden
+from projectiond.testing.server import find_binaries
 from tests.support.process import clean_environment
 from tests.support.snippets import FENCE, PAGES, Snippet, python_snippets
 from tests.support.waiting import eventually
@@ -135,6 +138,25 @@ def test_nothing_is_left_however_the_tests_end(tmp_path: Path, number: signal.Si
         running.kill()
         running.wait()
     eventually(lambda: not data.parent.exists() and not Path(f"/proc/{postmaster}").exists(), 30, "something is left")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a server that root starts runs as somebody else")
+def test_binaries_that_the_servers_user_cannot_reach_are_copied(tmp_path: Path) -> None:
+    package = find_binaries().parents[1]
+    for part in (package, package.with_name(f"{package.name}.libs")):
+        shutil.copytree(part, tmp_path / part.name, symlinks=True)
+    tmp_path.chmod(0o700)
+    binaries = tmp_path / package.name / "pginstall" / "bin"
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", str(warden.__file__), str(binaries)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        directory = Path(process.stdout.readline().strip())
+        eventually((directory / "data" / "postmaster.pid").exists)
+    assert not directory.exists()
 
 
 def text_of(page: str) -> str:

