@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -178,6 +179,30 @@ def test_a_range_that_means_nothing_is_a_wrong_usage(stats: Command, option: str
     shown = stats(option, wrong)
     assert shown.code == 2
     assert option in shown.err
+
+
+def test_the_queries_of_the_manual_give_what_the_command_gives(stats: Command, db: Connection) -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+    section = manual.split("\n## Monitoring by SQL\n")[1].split("\n## ")[0]
+    lag, per_day, most_active = (query.encode() for query in re.findall(r"```sql\n(.*?)```", section, re.DOTALL))
+    db.execute("INSERT INTO projection_checkpoints (projection_name) VALUES ('orders')")
+    assert db.execute(lag).fetchall() == [("orders", "running", 0, None, None)]
+    for days_ago in (0, 1.5, 1.5, 6, 6.001):
+        date_back(append(db, "Counted", aggregate_id=BUSY if days_ago > 1 else QUIET), db, days_ago)
+    db.execute("UPDATE projection_checkpoints SET last_sequence_number = 2")
+    ((_, _, behind, waiting, _),) = db.execute(lag).fetchall()
+    assert behind == stats.as_object()["projections"][0]["lag"] == 3
+    assert timedelta(days=1.5) <= waiting < timedelta(days=2.6)
+    shown = stats.as_object()
+    assert [
+        {"day": day.isoformat(), "events": events, "aggregates": aggregates}
+        for day, events, aggregates in db.execute(per_day)
+    ] == shown["events_per_day"]
+    assert [
+        {"aggregate_id": str(aggregate), "aggregate_type": kind, "events": events, "version": version}
+        for aggregate, kind, events, version in db.execute(most_active)
+    ] == shown["most_active_aggregates"]
+    assert [aggregate["events"] for aggregate in shown["most_active_aggregates"]] == [3, 1]
 
 
 @pytest.mark.parametrize("query", [sql.EVENTS_PER_DAY, sql.MOST_ACTIVE_AGGREGATES], ids=["days", "aggregates"])
