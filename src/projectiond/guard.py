@@ -46,12 +46,6 @@ def is_transaction_control(statement: str) -> bool:
     return _TRANSACTION_CONTROL.match(statement) is not None
 
 
-def is_harmless(statement: str) -> bool:
-    """Say whether a statement may be sent again and again without another look at it."""
-    beginning = statement[:LOOKED_AT]
-    return not is_transaction_control(beginning) and not is_session_change(beginning)
-
-
 def beginning_of(query: Query, context: AdaptContext) -> str:
     """Give as much of a statement's text as is looked at."""
     match query:
