@@ -281,14 +281,21 @@ class Testers:
     ) -> Tester:
         """Make a tester; see :class:`MakeTester`."""
         __tracebackhide__ = True
-        found = find_projection(projection, self._start)
+        try:
+            return self._open(find_projection(projection, self._start), prove=prove, ignore=ignore, schema=schema)
+        except ConfigurationError as error:
+            said, cause = ConfigurationError(error.message, hint=error.hint), of_author(error.__cause__)
+        # From here, so that what a test shows of it is the author's alone.
+        raise said from cause
+
+    def _open(self, projection: type[BaseProjection], *, prove: bool, ignore: Sequence[str], schema: str) -> Tester:
         url = self._exits.enter_context(self._server.fresh_database())
         pool = open_pool(url, role="tests", statement_timeout_seconds=STATEMENT_SECONDS, size=1)
         self._exits.callback(pool.close)
         with borrow(pool) as db:
             store_tables = frozenset(find_tables(db))
             db.execute(schema.encode())
-        return Tester(Stage(found, pool), pool, store_tables=store_tables, prove=prove, ignore=ignore)
+        return Tester(Stage(projection, pool), pool, store_tables=store_tables, prove=prove, ignore=ignore)
 
 
 def _parts(event: object) -> tuple[str, object]:
