@@ -163,6 +163,17 @@ def test_the_row_is_what_plain_sql_expects(store: Store, conn: Connection) -> No
     assert row == ("Order", "X", {"a": [1, "ü", None]}, {"m": 1}, 1)
 
 
+@pytest.mark.parametrize("data", [None, [], "text", 1.5, True, {"a": None}, {"a": 'quoted "text" and \\'}])
+def test_any_json_can_be_an_event_s_data(store: Store, data: Any) -> None:
+    order = uuid.uuid4()
+    events = [NewEvent('Any "thing"', data) for _ in range(3)]
+    one, two = events[:1], events[1:]
+    results = [store.append(order, one, 0, aggregate_type="Or\\der"), store.append(order, two, 1, aggregate_type="Or")]
+    assert [event.data for event in store.get_events(order)] == [data] * 3
+    assert store.append(order, one, 0, aggregate_type="Or") == results[0]
+    assert store.append(order, two, 1, aggregate_type="Or") == results[1]
+
+
 def test_metadata_of_the_append_goes_to_each_event_and_an_event_s_own_prevails(store: Store) -> None:
     request, order = uuid.uuid4(), uuid.uuid4()
     first = placed(1)

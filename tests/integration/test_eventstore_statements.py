@@ -15,9 +15,12 @@ pytestmark = pytest.mark.integration
 STREAM = uuid.uuid4()
 
 PAGE = {"aggregate_id": STREAM, "after": 3, "upto": statements.UNBOUNDED, "batch_size": 10}
-APPEND = Request.of([Append(STREAM, [NewEvent("X", {})] * 1, 5, "X")], None).parameters()
+ONE = Request.of([Append(STREAM, [NewEvent("X", {})], 5, "X")], None)
+SINGLE = ONE.single() or {}
+APPEND = ONE.parameters()
 
 HOT: list[tuple[str, LiteralString, dict[str, Any], str]] = [
+    ("append one", statements.APPEND_ONE, SINGLE, "unique_aggregate_version"),
     ("append", statements.APPEND, APPEND, "unique_aggregate_version"),
     ("versions", statements.READ_VERSIONS, APPEND, "unique_aggregate_version"),
     ("find", statements.FIND_EVENTS, APPEND, "event_store_pkey"),

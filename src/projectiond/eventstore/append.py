@@ -7,7 +7,7 @@ is one statement.  Nobody waits for anybody except for that one row, which is wh
 
 What was not written is judged in this order, each in a statement of its own:
 
-1. *Which versions are there?*  As the append itself saw them, or read anew after the constraint had decided.
+1. *Which versions are there?*
 2. *Are these events there already?*  All of them, in this order and unchanged: this is a retry, after an answer that
    was lost or beside a twin that was faster, and its result is the first one's.  A part of them, or another event under
    one of the ids: refused.  This is read after the versions, so a twin that commits in between is recognised and no
@@ -45,29 +45,39 @@ def append(request: Request) -> Plan[int]:
         EventIdTakenError: An id is another event's, or only some of the events are there.
         EventDataError: The server cannot store an event's data.
     """
-    parameters = request.parameters()
+    if not request.expected:
+        return 0
     for _ in range(MAX_ATTEMPTS):
-        try:
-            rows = yield Statement(statements.APPEND, parameters, may_fail=True)
-        except psycopg.errors.UniqueViolation as error:
-            violation: psycopg.errors.UniqueViolation | None = error
-            rows = yield Statement(statements.READ_VERSIONS, parameters)
-        except psycopg.DataError as error:
-            raise _unstorable(request, error) from None
-        else:
-            if not rows or (rows[0][2] == len(request.rows) and _mismatch(request, rows) is None):
-                return int(rows[0][3]) if rows else 0
-            violation = None
+        number, violation = yield from _attempt(request)
+        if number is not None:
+            return number
+        parameters = request.parameters()
+        versions = yield Statement(statements.READ_VERSIONS, parameters)
         stored = yield Statement(statements.FIND_EVENTS, parameters)
         if stored:
             return _recognise(request, stored)
-        if (mismatch := _mismatch(request, rows)) is not None:
+        if (mismatch := _mismatch(request, versions)) is not None:
             raise ConcurrencyError(*mismatch)
         if violation is not None:
-            yield from _judge(violation, request, is_snapshot_older=bool(rows[0][2]))
-        # The caller takes any version, or whoever was there first has gone again.
-    aggregate_id, version, *_ = rows[0]
+            yield from _judge(violation, request, is_snapshot_older=bool(versions[0][2]))
+        # The caller takes any version, or the version has become the expected one.
+    aggregate_id, version, _ = versions[0]
     raise ConcurrencyError(aggregate_id, request.expected[aggregate_id], version)
+
+
+def _attempt(request: Request) -> Plan[tuple[int | None, psycopg.errors.UniqueViolation | None]]:
+    """Append; without a number nothing was written, because of a version that was seen or of the violation."""
+    single = request.single()
+    try:
+        if single is not None:
+            rows = yield Statement(statements.APPEND_ONE, single, may_fail=True)
+            return (int(rows[0][0]) if rows else None), None
+        ((is_as_expected, number),) = yield Statement(statements.APPEND, request.parameters(), may_fail=True)
+    except psycopg.errors.UniqueViolation as error:
+        return None, error
+    except psycopg.DataError as error:
+        raise _unstorable(request, error) from None
+    return (int(number) if is_as_expected else None), None
 
 
 def _mismatch(request: Request, rows: Sequence[TupleRow]) -> tuple[UUID, int, int] | None:

@@ -6,6 +6,7 @@ would refuse is refused here, with the event's type in the message, before a sta
 knows (a NUL character, a number that is none) is translated by ``append``.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
@@ -82,6 +83,14 @@ class Row:
     data: str
     metadata: str
 
+    def to_json(self, ordinal: int) -> str:
+        """Give the row as an element of the parameter ``events``."""
+        return (
+            f'{{"ordinal":{ordinal},"aggregate_id":"{self.aggregate_id}","place":{self.place},'
+            f'"event_id":"{self.event_id}","aggregate_type":{json.dumps(self.aggregate_type)},'
+            f'"event_type":{json.dumps(self.event_type)},"data":{self.data},"metadata":{self.metadata}}}'
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -128,19 +137,29 @@ class Request:
             seen.add(row.event_id)
         return cls(expected, rows)
 
-    def parameters(self) -> dict[str, Any]:
-        """Give the parameters of all statements of an append."""
+    def single(self) -> dict[str, Any] | None:
+        """Give the parameters of ``APPEND_ONE``, if this is what it is for."""
+        if len(self.rows) != 1 or len(self.expected) != 1:
+            return None
+        (row,) = self.rows
+        expected = self.expected[row.aggregate_id]
+        if expected is None:
+            return None
         return {
-            "aggregate_ids": list(self.expected),
-            "expected_versions": list(self.expected.values()),
-            "owners": [row.aggregate_id for row in self.rows],
-            "places": [row.place for row in self.rows],
-            "event_ids": [row.event_id for row in self.rows],
-            "aggregate_types": [row.aggregate_type for row in self.rows],
-            "event_types": [row.event_type for row in self.rows],
-            "data": [row.data for row in self.rows],
-            "metadata": [row.metadata for row in self.rows],
+            "event_id": row.event_id,
+            "aggregate_id": row.aggregate_id,
+            "aggregate_type": row.aggregate_type,
+            "event_type": row.event_type,
+            "data": row.data,
+            "metadata": row.metadata,
+            "expected_version": expected,
         }
+
+    def parameters(self) -> dict[str, Any]:
+        """Give the parameters of all other statements of an append."""
+        aggregates = [{"aggregate_id": str(key), "expected_version": value} for key, value in self.expected.items()]
+        events = ",".join(row.to_json(ordinal) for ordinal, row in enumerate(self.rows, 1))
+        return {"aggregates": json.dumps(aggregates), "events": f"[{events}]"}
 
 
 def _expected_version(version: object) -> int | None:

@@ -9,11 +9,34 @@ from typing import Final, LiteralString
 # "All of them", where a statement wants a number of rows or bytes.
 UNBOUNDED: Final = 2**31 - 1
 
-# Parameters: aggregate_ids (uuid[], each once), expected_versions (bigint[], null for "any"), and one element for each
-# event: owners (uuid[], the aggregate), places (bigint[], from 1 within its aggregate), event_ids (uuid[]),
-# aggregate_types, event_types, data, metadata (text[]).
-# Rows: one for each aggregate (aggregate_id, version that it was at, how many events were written in all, the last
-# sequence number of these aggregates).  All events are written, or none when a version is not the expected one.
+# Parameters: event_id, aggregate_id, aggregate_type, event_type, data, metadata (JSON), expected_version.
+# Rows: one (sequence_number), or none when the version is not the expected one.
+# The commonest append, one event to one aggregate: a third faster than APPEND, which would do as well.
+# Locks and index: as APPEND.
+APPEND_ONE: LiteralString = """
+INSERT INTO event_store
+    (event_id, aggregate_id, aggregate_type, event_type, event_data, metadata, version)
+SELECT
+    %(event_id)s,
+    %(aggregate_id)s,
+    %(aggregate_type)s,
+    %(event_type)s,
+    %(data)s::jsonb,
+    %(metadata)s::jsonb,
+    %(expected_version)s::int + 1
+WHERE %(expected_version)s::int = (
+    SELECT coalesce(max(version), 0)
+    FROM event_store
+    WHERE aggregate_id = %(aggregate_id)s
+)
+RETURNING sequence_number
+"""
+
+# Parameters: two JSON arrays of objects.  aggregates: aggregate_id (each once), expected_version (null for "any").
+# events: ordinal (from 1), aggregate_id, place (from 1 within its aggregate), event_id, aggregate_type, event_type,
+# data, metadata.  JSON and not arrays: with arrays the server plans the statement each time, which takes longer.
+# Rows: one (whether all versions were the expected ones, the last sequence number of these aggregates).  All events are
+# written, or none when a version is not the expected one.
 # What the statement sees is as old as its start; whoever wrote in between holds the unique constraint on
 # (aggregate_id, version), and the INSERT fails with 23505.
 # Numbers are drawn by the column's default above the sort, hence in the order of the events, and under the INSERT's
@@ -26,7 +49,7 @@ WITH tail AS MATERIALIZED (
         wanted.expected_version,
         coalesce(newest.version, 0) AS version,
         coalesce(newest.sequence_number, 0) AS sequence_number
-    FROM unnest(%(aggregate_ids)s::uuid[], %(expected_versions)s::bigint[]) AS wanted (aggregate_id, expected_version)
+    FROM json_to_recordset(%(aggregates)s::json) AS wanted (aggregate_id uuid, expected_version bigint)
     LEFT JOIN LATERAL (
         SELECT version, sequence_number
         FROM event_store
@@ -43,19 +66,20 @@ written AS (
         new.aggregate_id,
         new.aggregate_type,
         new.event_type,
-        new.data::jsonb,
-        new.metadata::jsonb,
+        -- Data that is JSON's null comes as SQL's.
+        coalesce(new.data, 'null'),
+        new.metadata,
         tail.version + new.place
-    FROM unnest(
-        %(owners)s::uuid[],
-        %(places)s::bigint[],
-        %(event_ids)s::uuid[],
-        %(aggregate_types)s::text[],
-        %(event_types)s::text[],
-        %(data)s::text[],
-        %(metadata)s::text[]
-    ) WITH ORDINALITY
-        AS new (aggregate_id, place, event_id, aggregate_type, event_type, data, metadata, ordinal)
+    FROM json_to_recordset(%(events)s::json) AS new (
+        ordinal bigint,
+        aggregate_id uuid,
+        place bigint,
+        event_id uuid,
+        aggregate_type text,
+        event_type text,
+        data jsonb,
+        metadata jsonb
+    )
     JOIN tail
         ON tail.aggregate_id = new.aggregate_id
     WHERE NOT EXISTS (SELECT FROM tail WHERE expected_version <> version)
@@ -63,27 +87,24 @@ written AS (
     RETURNING sequence_number
 )
 SELECT
-    tail.aggregate_id,
-    tail.version,
-    (SELECT count(*) FROM written),
+    NOT EXISTS (SELECT FROM tail WHERE expected_version <> version),
     greatest((SELECT max(sequence_number) FROM written), (SELECT max(sequence_number) FROM tail))
-FROM tail
 """
 
-# Parameters: aggregate_ids (uuid[]).  Rows: one for each (aggregate_id, version, whether the transaction keeps a
-# snapshot that may be older than this statement).  Index: the unique one on (aggregate_id, version), its last entry.
+# Parameters: aggregates, as for APPEND.  Rows: one for each (aggregate_id, version, whether the transaction keeps a
+# snapshot that may be older than this statement).
+# Index: the unique one on (aggregate_id, version), its last entry.
 READ_VERSIONS: LiteralString = """
 SELECT
     wanted.aggregate_id,
     coalesce((SELECT max(version) FROM event_store WHERE event_store.aggregate_id = wanted.aggregate_id), 0),
     current_setting('transaction_isolation') IN ('repeatable read', 'serializable')
         AND transaction_timestamp() < statement_timestamp()
-FROM unnest(%(aggregate_ids)s::uuid[]) AS wanted (aggregate_id)
+FROM json_to_recordset(%(aggregates)s::json) AS wanted (aggregate_id uuid)
 """
 
-# Parameters: event_ids, owners (uuid[]), event_types, data (text[]).  Rows: one for each of these events that is in the
-# store, in their order (ordinal from 1, version, sequence_number, whether it is the very event).
-# Index: the primary key.
+# Parameters: events, as for APPEND.  Rows: one for each of these events that is in the store, in their order (ordinal,
+# version, sequence_number, whether it is the very event).  Index: the primary key.
 FIND_EVENTS: LiteralString = """
 SELECT
     new.ordinal,
@@ -91,11 +112,20 @@ SELECT
     stored.sequence_number,
     stored.aggregate_id = new.aggregate_id
         AND stored.event_type = new.event_type
-        AND stored.event_data::jsonb = new.data::jsonb
-FROM unnest(%(event_ids)s::uuid[], %(owners)s::uuid[], %(event_types)s::text[], %(data)s::text[]) WITH ORDINALITY
-    AS new (event_id, aggregate_id, event_type, data, ordinal)
-JOIN event_store AS stored
-    ON stored.event_id = new.event_id
+        AND stored.event_data::jsonb = coalesce(new.data, 'null')
+FROM json_to_recordset(%(events)s::json) AS new (
+    ordinal bigint,
+    aggregate_id uuid,
+    event_id uuid,
+    event_type text,
+    data jsonb
+)
+CROSS JOIN LATERAL (
+    SELECT version, sequence_number, aggregate_id, event_type, event_data
+    FROM event_store
+    WHERE event_store.event_id = new.event_id
+    LIMIT 1
+) AS stored
 ORDER BY new.ordinal
 """
 
