@@ -47,8 +47,11 @@ class _Cursor(psycopg.Cursor[TupleRow]):
 
     In a pipeline a result is on its way when ``execute`` returns.  psycopg waits for it where rows are asked for; asked
     how many rows there were, it would answer -1, and a handler that inserts where it has updated nothing would err
-    without a word.  So here these questions wait too.
+    without a word.  So here these questions wait too.  And so does a cursor that is used again: psycopg would give it
+    the first statement's rows for the second's.
     """
+
+    _is_used = False
 
     @property
     def rowcount(self) -> int:
@@ -68,12 +71,30 @@ class _Cursor(psycopg.Cursor[TupleRow]):
         self._await_result()
         return super().description
 
+    @property
+    def rownumber(self) -> int | None:
+        """The index of the next row to fetch."""
+        self._await_result()
+        return super().rownumber
+
+    def results(self) -> Iterator[Self]:
+        """Give the cursor for each of its results."""
+        self._await_result()
+        return super().results()
+
+    def set_result(self, index: int) -> Self:
+        """Move to one of the results."""
+        self._await_result()
+        return super().set_result(index)
+
     def execute(self, query: Query, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401 - psycopg's, passed through
         self._inspect(query)
+        self._begin()
         return super().execute(query, *args, **kwargs)
 
     def executemany(self, query: Query, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as above
         self._inspect(query)
+        self._begin()
         super().executemany(query, *args, **kwargs)
 
     def stream(self, query: Query, *args: Any, **kwargs: Any) -> Iterator[TupleRow]:  # noqa: ANN401 - as above
@@ -83,6 +104,13 @@ class _Cursor(psycopg.Cursor[TupleRow]):
     def _inspect(self, query: Query) -> None:
         if isinstance(self.connection, Connection) and self.connection.is_guarded:
             self.connection.inspect(query)
+
+    def _begin(self) -> None:
+        if self._is_used:
+            connection = self.connection
+            if isinstance(connection, Connection) and connection.active_pipeline is not None:
+                connection.active_pipeline.sync()
+        self._is_used = True
 
     def _await_result(self) -> None:
         connection = self.connection
