@@ -7,7 +7,7 @@ from uuid import UUID
 from psycopg.pq import TransactionStatus
 
 from projectiond.errors import ConfigurationError
-from projectiond.eventstore.aggregate import A, Aggregate, Loaded, Shape
+from projectiond.eventstore.aggregate import A, Loaded, Shape
 from projectiond.eventstore.append import append
 from projectiond.eventstore.loading import load, save
 from projectiond.eventstore.new_event import AnyVersion, Append, Request
@@ -92,6 +92,3 @@ def check_stream_connection(status: TransactionStatus, *, is_autocommit: bool) -
             "stream_all needs a connection in autocommit mode, outside of a transaction",
             hint="make the event store with a pool or a connection string",
         )
-
-
-__all__ = ["Aggregate", "Plans"]
