@@ -773,8 +773,8 @@ BEGIN
 
                 waited := extract(epoch FROM clock_timestamp() - began);
                 EXIT WHEN waited >= seconds;
-                -- From 1 ms to 20 ms, each an eighth of the time waited so far.
-                PERFORM pg_sleep(least(greatest(waited / 8, 0.001), 0.02, seconds - waited));
+                -- From 1 ms to 50 ms, each an eighth of the time waited so far.
+                PERFORM pg_sleep(least(greatest(waited / 8, 0.001), 0.05, seconds - waited));
             END LOOP;
 
             SELECT count(*) INTO lag
