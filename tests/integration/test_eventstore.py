@@ -5,6 +5,7 @@ Most of them share a database: each has aggregates of its own.
 
 # ruff: noqa: ANN401 -- an event may be anything
 
+import asyncio
 import dataclasses
 import uuid
 from collections.abc import Iterator
@@ -18,11 +19,21 @@ from pydantic import BaseModel
 from projectiond.errors import (
     AppendRefusedError,
     ConcurrencyError,
+    ConfigurationError,
     EventDataError,
     EventIdTakenError,
     EventRegistryError,
 )
-from projectiond.eventstore import ANY_VERSION, Append, EventStore, NewEvent, caused_by, correlated, reading
+from projectiond.eventstore import (
+    ANY_VERSION,
+    Append,
+    AsyncEventStore,
+    EventStore,
+    NewEvent,
+    caused_by,
+    correlated,
+    reading,
+)
 from tests.support.events import append
 from tests.support.eventstores import ItemAdded, OrderPlaced, Store, opened, registry
 from tests.support.postgres import Database, Server, fresh_database
@@ -443,10 +454,6 @@ def test_a_store_can_open_its_own_pool(database: Database) -> None:
 
 
 def test_an_asynchronous_store_can_open_its_own_pool(database: Database) -> None:
-    import asyncio  # noqa: PLC0415 - this test alone needs it
-
-    from projectiond.eventstore import AsyncEventStore  # noqa: PLC0415
-
     async def use() -> int:
         async with AsyncEventStore(database.dsn) as store:
             order = uuid.uuid4()
@@ -468,3 +475,13 @@ def test_a_borrowed_connection_goes_back_as_it_was(kind: str, database: Database
         with pool.connection() as db:
             assert not db.autocommit
             assert db.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+
+
+def test_what_is_neither_pool_nor_connection_is_refused(shared: Database) -> None:
+    with shared.connect() as connection:
+        with pytest.raises(
+            ConfigurationError, match=r"cannot work with a psycopg.Connection; give it .*AsyncConnection"
+        ):
+            AsyncEventStore(connection)  # type: ignore[arg-type]
+        with pytest.raises(ConfigurationError, match=r"cannot work with a builtins.dict; give it .*ConnectionPool"):
+            EventStore({"password": "secret"})  # type: ignore[arg-type]

@@ -27,6 +27,7 @@ from projectiond.eventstore.shared import (
     STREAM_TIMEOUT_SECONDS,
     Plans,
     check_stream_connection,
+    refuse_source,
 )
 
 T = TypeVar("T")
@@ -54,6 +55,8 @@ class AsyncEventStore:
         self._own_pool: AsyncConnectionPool[Any] | None = None
         if isinstance(source, str):
             source = self._own_pool = AsyncConnectionPool(source, min_size=0, max_size=OWN_POOL_SIZE, open=False)
+        if not isinstance(source, (AsyncConnectionPool, psycopg.AsyncConnection)):
+            raise refuse_source(source, "AsyncConnectionPool or AsyncConnection")
         self._source = source
 
     def __repr__(self) -> str:

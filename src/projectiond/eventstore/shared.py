@@ -81,6 +81,14 @@ class Plans:
             ) from error
 
 
+def refuse_source(source: object, wanted: str) -> ConfigurationError:
+    """Say that an event store cannot work with what it was given; never its value, which may hold a password."""
+    return ConfigurationError(
+        f"an event store cannot work with a {type(source).__module__}.{type(source).__name__}",
+        hint=f"give it a connection string, or psycopg's {wanted}",
+    )
+
+
 def check_stream_connection(status: TransactionStatus, *, is_autocommit: bool) -> None:
     """Refuse a connection on which a stream of the whole store could lose events.
 

@@ -32,6 +32,7 @@ from projectiond.eventstore.shared import (
     STREAM_TIMEOUT_SECONDS,
     Plans,
     check_stream_connection,
+    refuse_source,
 )
 
 T = TypeVar("T")
@@ -59,6 +60,8 @@ class EventStore:
         self._own_pool: ConnectionPool[Any] | None = None
         if isinstance(source, str):
             source = self._own_pool = ConnectionPool(source, min_size=0, max_size=OWN_POOL_SIZE, open=True)
+        if not isinstance(source, (ConnectionPool, psycopg.Connection)):
+            raise refuse_source(source, "ConnectionPool or Connection")
         self._source = source
 
     def __repr__(self) -> str:
