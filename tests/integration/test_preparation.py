@@ -12,7 +12,8 @@ from projectiond.errors import ConfigurationError
 from projectiond.event import Event
 from projectiond.preparation import enroll, missing_tables, prepare
 from projectiond.projection import Projection, handles
-from tests.support.daemon import Daemon, define, journal
+from projectiond.registry import define
+from tests.support.daemon import Daemon, journal
 from tests.support.events import append_many
 from tests.support.postgres import Database
 from tests.support.queries import Connection, value

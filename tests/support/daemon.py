@@ -26,13 +26,11 @@ from pydantic import SecretStr
 
 from projectiond import logs
 from projectiond.database import Connection, open_pool
-from projectiond.definition import Definition
 from projectiond.event import Event
-from projectiond.fault import Fault
 from projectiond.limits import resolve_limits
 from projectiond.projection import BaseProjection, Projection, handles
 from projectiond.recorder import Recorder, create_recorder_file
-from projectiond.registry import _candidate
+from projectiond.registry import define
 from projectiond.runner import Runner
 from projectiond.settings import Settings
 from projectiond.worker import Worker
@@ -77,14 +75,6 @@ def captured_log() -> Iterator[Log]:
         root.setLevel(levels[0])
         ours.setLevel(levels[1])
         structlog.reset_defaults()
-
-
-def define(projection: type[BaseProjection]) -> Definition:
-    """Make the definition of a class that stands in a test, as the registry does for plugins."""
-    faults: list[Fault] = []
-    definition = _candidate(projection, {}, faults).definition
-    assert definition is not None, faults
-    return definition
 
 
 def journal(

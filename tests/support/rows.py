@@ -23,7 +23,7 @@ from projectiond.kinds.row import RowByKey
 from projectiond.projection import RowProjection
 from projectiond.reader import Batch
 from projectiond.recorder import nowhere
-from tests.support.daemon import define
+from projectiond.registry import define
 
 BEGAN = datetime(2024, 5, 1, 12, 0, tzinfo=UTC)
 

@@ -5,8 +5,9 @@ from typing import Literal
 import pytest
 
 from projectiond.limits import Limits, resolve_limits
+from projectiond.registry import define
 from projectiond.settings import Settings
-from tests.support.daemon import define, journal
+from tests.support.daemon import journal
 
 SETTINGS = Settings(batch_size=7, checkpoint_every=3, max_attempts=5, on_error="skip", catchup_transaction_seconds=2)
 
