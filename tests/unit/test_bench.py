@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bench import chart, loans, markdown, server_alone, writers
+from bench import chart, loans, markdown, profile, server_alone, writers
 from bench.catchup_orders import ENTRANTS, GROUP
 from bench.domain import DOMAINS
 from bench.growth import Progress
@@ -218,3 +218,19 @@ def test_the_page_gets_a_table_for_each_group_with_goals_and_extremes() -> None:
         "| --- | ---: | ---: | ---: | ---: |\n"
         "| no trigger | 54,321 appends/s | | | |\n"
     )
+
+
+def test_a_sample_belongs_to_the_innermost_work_that_has_a_name() -> None:
+    runner = "thread (7): runner orders_by_row;Runner.run (projectiond/runner.py:1)"
+    stacks = [
+        f"{runner};EventReader.ask (projectiond/reader.py:2);Cursor.execute (psycopg/cursor.py:3) 2",
+        f"{runner};_Fold.handle (projectiond/kinds/row.py:4) 1",
+        f"{runner};_Fold.handle (projectiond/kinds/row.py:4);OrdersByRow.paid (orders_by_row.py:5) 1",
+        f"{runner};Runner._wait (projectiond/runner.py:6) 99",
+        "thread (8);Watcher.run (projectiond/watcher.py:7) 99",
+    ]
+    assert profile.share_out(stacks) == [
+        ("asking for events, and making them of rows", 0.5),
+        ("calling it", 0.25),
+        ("the projection's own code", 0.25),
+    ]
