@@ -9,11 +9,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from projectiond.errors import WaitTimeoutError
+from projectiond.errors import ConfigurationError, WaitTimeoutError
 from projectiond.eventstore import EventStore, NewEvent
 from tests.support.events import append, append_many
 from tests.support.eventstores import Store, opened
-from tests.support.postgres import Database
+from tests.support.postgres import Database, LocalServer
 from tests.support.queries import Connection
 from tests.support.waiting import eventually
 
@@ -112,6 +112,20 @@ def test_a_role_that_may_only_read_can_stream(conn: Connection, database: Databa
     finally:
         reader.close()
         conn.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+@pytest.mark.faults
+def test_a_standby_is_refused(own_server: LocalServer, own_database: Database) -> None:
+    """Its readers cannot see the locks of the writers; one aggregate's events can be read there."""
+    order = uuid.uuid4()
+    append(own_database.connect(), "OrderPlaced", aggregate_id=order)
+    own_server.stop()
+    (own_server.data_directory / "standby.signal").touch()
+    own_server.start()
+    store = EventStore(own_database.connect())
+    assert len(store.get_events(order)) == 1
+    with pytest.raises(ConfigurationError, match="the server is a standby, where stream_all could miss events"):
+        list(store.stream_all())
 
 
 # --- under load, and a design that must be found guilty

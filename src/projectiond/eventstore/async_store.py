@@ -164,6 +164,7 @@ class AsyncEventStore:
 
         Raises:
             WaitTimeoutError: They took longer; the message names them.
+            ConfigurationError: The server is a standby, or the store's connection is in a transaction.
         """
         async with self._connection(None) as db:
             check_stream_connection(db.info.transaction_status, is_autocommit=db.autocommit)

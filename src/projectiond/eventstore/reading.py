@@ -23,7 +23,7 @@ from uuid import UUID
 from psycopg.rows import TupleRow
 
 from projectiond import sql
-from projectiond.errors import WaitTimeoutError
+from projectiond.errors import ConfigurationError, WaitTimeoutError
 from projectiond.event import Event
 from projectiond.eventstore import statements
 from projectiond.eventstore.plan import Pause, Plan, Statement
@@ -131,8 +131,14 @@ def settle(after_sequence: int, timeout_seconds: float | None) -> Plan[int]:
 
     Raises:
         WaitTimeoutError: A transaction that could still fill a gap has not ended in time; the message names it.
+        ConfigurationError: The server is a standby.
     """
-    ((sequence,),) = yield Statement(statements.NUMBERS_SEQUENCE, {})
+    ((sequence, is_standby),) = yield Statement(statements.NUMBERS_SEQUENCE, {})
+    if is_standby:
+        # The writers' locks are on the primary: from here nobody knows who may still fill a gap.
+        raise ConfigurationError(
+            "the server is a standby, where stream_all could miss events", hint="stream from the primary"
+        )
     seen = {"settled": after_sequence, "run_limit": RUN_LIMIT, "sequence": sequence}
     ((run_end, largest, last_drawn),) = yield Statement(sql.SIGHTING, seen)
     # A number beyond the sequence was chosen by hand: those below it are yet to be drawn, so it is not passed.

@@ -209,9 +209,12 @@ FROM (
 ORDER BY version
 """
 
-# Rows: one (sequence): what event_store's numbers are drawn from, as text; null when it is none or may not be asked.
+# Rows: one (sequence, is_standby): what event_store's numbers are drawn from, as text; null when it is none or may not
+# be asked.
 NUMBERS_SEQUENCE: LiteralString = """
-SELECT CASE WHEN has_sequence_privilege(sequence::regclass, 'SELECT, USAGE') THEN sequence END
+SELECT
+    CASE WHEN has_sequence_privilege(sequence::regclass, 'SELECT, USAGE') THEN sequence END,
+    pg_is_in_recovery()
 FROM pg_get_serial_sequence('event_store', 'sequence_number') AS sequence
 """
 

@@ -167,6 +167,7 @@ class EventStore:
 
         Raises:
             WaitTimeoutError: They took longer; the message names them.
+            ConfigurationError: The server is a standby, or the store's connection is in a transaction.
         """
         with self._connection(None) as db:
             check_stream_connection(db.info.transaction_status, is_autocommit=db.autocommit)
