@@ -144,7 +144,7 @@ def settle(after_sequence: int, timeout_seconds: float | None) -> Plan[int]:
     # A number beyond the sequence was chosen by hand: those below it are yet to be drawn, so it is not passed.
     upto = largest if last_drawn is None else min(largest, last_drawn)
     mark = HighWaterMark(after_sequence)
-    if not mark.see(Sighting(min(run_end, max(upto, after_sequence)), upto)):
+    if not mark.see(Sighting(min(run_end, upto), upto)):
         return int(upto)
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
     pause = FIRST_PAUSE_SECONDS
