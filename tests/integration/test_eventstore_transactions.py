@@ -238,22 +238,24 @@ def test_a_stream_of_the_whole_store_refuses_a_transaction(mine: Connection, con
     assert list(EventStore(conn).stream_all())
 
 
-def test_an_asynchronous_caller_s_transaction_goes_on_after_a_conflict(shared: Database, conn: Connection) -> None:
+def test_an_asynchronous_caller_s_transaction_goes_on_after_errors(shared: Database, conn: Connection) -> None:
     order = uuid.uuid4()
     append(conn, "OrderPlaced", aggregate_id=order)
 
     async def use() -> None:
         async with await psycopg.AsyncConnection.connect(shared.dsn) as mine:
             store = AsyncEventStore(mine)
-            for _ in range(2):  # as the first statement, and within
+            for version in (1, 2):  # as the first statement, and within
                 with pytest.raises(ConcurrencyError):
                     await store.append(order, [placed()], 0)
-            await store.append(order, [placed()], 1)
-            assert count(conn, order) == 1
+                with pytest.raises(EventDataError):
+                    await store.append(order, [NewEvent("X", "\0", aggregate_type="Order")], version)
+                await store.append(order, [placed()], version)
+                assert count(conn, order) == 1
             await mine.commit()
 
     asyncio.run(use())
-    assert count(conn, order) == 2
+    assert count(conn, order) == 3
 
 
 def test_a_cancelled_append_leaves_the_pool_usable(shared: Database) -> None:
