@@ -5,20 +5,19 @@ Made by the fixture ``projection_tester``, once for each projection of a test, i
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, LiteralString, Protocol, Self
 from uuid import UUID
 
-import pydantic_core
 from psycopg.rows import dict_row
-from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool
 
-from projectiond.database import Connection, borrow, fetch_row, open_pool
+from projectiond.database import Connection, borrow, open_pool
 from projectiond.errors import ConfigurationError, PoisonError
 from projectiond.projection import BaseProjection
 from projectiond.testing.blame import of_author
+from projectiond.testing.given import Stream, append, describe_next
 from projectiond.testing.lookup import find_projection
 from projectiond.testing.proof import UnsafeProjectionError, prove
 from projectiond.testing.server import TestServer
@@ -28,33 +27,8 @@ from projectiond.testing.tables import Row, Snapshot, find_differences, find_tab
 # Longer than a test should take, and short enough to hear of a handler that waits for ever.
 STATEMENT_SECONDS: Final = 30.0
 
-# When the first event happened, unless the test says otherwise; each further one is a second later.
-BEGINNING: Final = datetime(2026, 1, 1, 12, tzinfo=UTC)
-
-# Ids that the tester makes are small numbers, in the order in which they were made.
+# An id that the tester makes is a small number: the order of ids is that in which they were made.
 _AGGREGATES: Final = 0xA << 124
-_EVENTS: Final = 0xE << 124
-
-MAX_DATA_SHOWN: Final = 300
-
-_APPEND: LiteralString = """
-    INSERT INTO event_store
-        (event_id, aggregate_id, aggregate_type, event_type, event_data, metadata, version, created_at)
-    SELECT
-        %(event_id)s, %(aggregate_id)s, %(aggregate_type)s, %(event_type)s, %(data)s, %(metadata)s,
-        COALESCE(MAX(version), 0) + 1, %(created_at)s
-    FROM event_store
-    WHERE aggregate_id = %(aggregate_id)s
-    RETURNING sequence_number
-"""
-
-_READ_NEXT: LiteralString = """
-    SELECT aggregate_type, aggregate_id, event_data
-    FROM event_store
-    WHERE sequence_number > %(position)s AND (%(event_types)s::text[] IS NULL OR event_type = ANY (%(event_types)s))
-    ORDER BY sequence_number
-    LIMIT 1
-"""
 
 
 class MakeTester(Protocol):
@@ -131,19 +105,9 @@ class Tester:
         aggregate = aggregate_id or self._new_aggregate()
         with borrow(self._pool) as db, db.transaction():
             for event in events:
-                event_type, data = _parts(event)
                 number = len(self._numbers) + 1
-                parameters = {
-                    "event_id": UUID(int=_EVENTS + number),
-                    "aggregate_id": aggregate,
-                    "aggregate_type": aggregate_type,
-                    "event_type": event_type,
-                    "data": Jsonb(data, dumps=pydantic_core.to_json),
-                    "metadata": Jsonb(metadata or {}, dumps=pydantic_core.to_json),
-                    "created_at": created_at or BEGINNING + timedelta(seconds=number - 1),
-                }
-                ((sequence_number,),) = db.execute(_APPEND, parameters).fetchall()
-                self._numbers.append(sequence_number)
+                stream = Stream(aggregate, aggregate_type, metadata or {})
+                self._numbers.append(append(db, number, event, stream, created_at))
         return aggregate
 
     def apply(self) -> None:
@@ -217,20 +181,15 @@ class Tester:
         try:
             self._stage.apply(number)
         except (PoisonError, ConfigurationError) as error:
-            which = f"; {self._next_event()}" if error.message.startswith("event ") else ""
+            which = ""
+            if error.message.startswith("event "):
+                with borrow(self._pool) as db:
+                    which = f"; {describe_next(db, self._stage.position, self._stage.definition.event_types)}"
             # The hint is for an operator.
             said, cause = type(error)(f"{error.message}{which}"), of_author(error.__cause__)
         else:
             return
         raise said from cause
-
-    def _next_event(self) -> str:
-        """Describe the event after the checkpoint: the one that failed."""
-        wanted = self._stage.definition.event_types
-        parameters = {"position": self._stage.position, "event_types": None if wanted is None else list(wanted)}
-        with borrow(self._pool) as db:
-            aggregate_type, aggregate_id, data = fetch_row(db, _READ_NEXT, parameters)
-        return f"it is of {aggregate_type} {aggregate_id}, and its data is {str(data)[:MAX_DATA_SHOWN]}"
 
     def _refuse_undeclared(self, before: Snapshot, after: Snapshot) -> None:
         __tracebackhide__ = True
@@ -296,16 +255,3 @@ class Testers:
             store_tables = frozenset(find_tables(db))
             db.execute(schema.encode())
         return Tester(Stage(projection, pool), pool, store_tables=store_tables, prove=prove, ignore=ignore)
-
-
-def _parts(event: object) -> tuple[str, object]:
-    match event:
-        case (str(event_type), data):
-            return event_type, data
-        case str() | dict() | tuple() | list():
-            raise TypeError(
-                f"an event is given as a tuple of its type and its data, or as a model, not as {event!r}: "
-                'write given(("ItemAdded", {"quantity": 2}))'
-            )
-        case _:
-            return type(event).__name__, event
