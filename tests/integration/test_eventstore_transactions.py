@@ -246,10 +246,10 @@ def test_an_asynchronous_caller_s_transaction_goes_on_after_errors(shared: Datab
         async with await psycopg.AsyncConnection.connect(shared.dsn) as mine:
             store = AsyncEventStore(mine)
             for version in (1, 2):  # as the first statement, and within
-                with pytest.raises(ConcurrencyError):
-                    await store.append(order, [placed()], 0)
                 with pytest.raises(EventDataError):
                     await store.append(order, [NewEvent("X", "\0", aggregate_type="Order")], version)
+                with pytest.raises(ConcurrencyError):
+                    await store.append(order, [placed()], 0)
                 await store.append(order, [placed()], version)
                 assert count(conn, order) == 1
             await mine.commit()
