@@ -71,8 +71,10 @@ def _beside_server(race: Race) -> list[Figure]:
         group = f"all {head:,} events at once"
         figures += [
             median_figure(group, entrant.label, "events/s", [head / seconds for seconds in own]),
-            median_figure(group, "… the server alone", "events/s", [head / seconds for seconds in servers]),
-            median_figure(group, "… time ÷ the server's alone", "fold", folds, _EXPECTED.get(way)),
+            median_figure(
+                group, f"{entrant.label}: the server alone", "events/s", [head / seconds for seconds in servers]
+            ),
+            median_figure(group, f"{entrant.label}: time ÷ the server's alone", "fold", folds, _EXPECTED.get(way)),
         ]
         race.bench.say(f"{entrant.label}: {min(folds):.2f} times what the server alone needs")
     return figures

@@ -59,7 +59,7 @@ FULL = Scale(
 
 QUICK = Scale(
     order_rounds=2,
-    order_events=2_000,
+    order_events=5_000,
     server_events=40_000,
     server_rounds=1,
     loan_rounds=1,
