@@ -22,7 +22,7 @@ from typing import Any, Final, LiteralString, Self
 
 import psycopg
 import psycopg.sql
-from psycopg import conninfo
+from psycopg import conninfo, generators
 from psycopg.abc import RV, PQGen, Query
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
@@ -106,16 +106,13 @@ class _Cursor(psycopg.Cursor[TupleRow]):
             self.connection.inspect(query)
 
     def _begin(self) -> None:
-        if self._is_used:
-            connection = self.connection
-            if isinstance(connection, Connection) and connection.active_pipeline is not None:
-                connection.active_pipeline.sync()
+        if self._is_used and isinstance(self.connection, Connection):
+            self.connection.settle()
         self._is_used = True
 
     def _await_result(self) -> None:
-        connection = self.connection
-        if isinstance(connection, Connection) and connection.active_pipeline is not None and self.pgresult is None:
-            connection.active_pipeline.sync()
+        if self.pgresult is None and isinstance(self.connection, Connection):
+            self.connection.settle()
 
 
 class Connection(psycopg.Connection[TupleRow]):
@@ -161,6 +158,25 @@ class Connection(psycopg.Connection[TupleRow]):
             finally:
                 self.active_pipeline = None
                 self.has_failed = False
+
+    def settle(self) -> None:
+        """Wait until everything that was sent through the pipeline has its result; outside of one there is no need."""
+        if self.active_pipeline is not None:
+            self._send_all()
+            self.active_pipeline.sync()
+
+    @contextmanager
+    def transaction(self, *args: Any, **kwargs: Any) -> Iterator[psycopg.Transaction]:  # noqa: ANN401 - psycopg's
+        """Begin a transaction; of a handler, which is inside of one: a savepoint."""
+        if self.active_pipeline is not None:
+            self._send_all()
+        with super().transaction(*args, **kwargs) as transaction:
+            yield transaction
+
+    def _send_all(self) -> None:
+        # psycopg waits for answers without having sent a large parameter to its end, and the server waits for the rest.
+        with self.lock:
+            self.wait(generators.send(self.pgconn))
 
     def wait(self, gen: PQGen[RV], *args: Any, **kwargs: Any) -> RV:  # noqa: ANN401 - psycopg's, passed through
         """Do whatever there is to do with the server; psycopg's one place for it."""

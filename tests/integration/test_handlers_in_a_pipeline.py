@@ -272,3 +272,24 @@ def test_a_cursor_that_is_used_again_has_the_rows_of_its_last_statement(db: Conn
         assert cursor.rowcount == 2
         cursor.execute("SELECT count(*) FROM thing")
         assert cursor.fetchone() == (2,)
+
+
+@pytest.mark.parametrize("look", ["rowcount", "savepoint", "cursor used again", "fetch", "end"])
+def test_a_parameter_that_does_not_fit_a_socket_is_sent_to_its_end(db: Connection, look: str) -> None:
+    text = "x" * 8_000_000
+    with db.pipelined():
+        db.execute("BEGIN")
+        db.execute("INSERT INTO thing (id, n) VALUES (1, 1)")
+        cursor = db.cursor()
+        cursor.execute("UPDATE thing SET label = %s WHERE id = 1", (text,))
+        if look == "rowcount":
+            assert cursor.rowcount == 1
+        elif look == "savepoint":
+            with db.transaction():
+                db.execute("UPDATE thing SET n = 2 WHERE id = 1")
+        elif look == "cursor used again":
+            cursor.execute("UPDATE thing SET n = 2 WHERE id = 1")
+        elif look == "fetch":
+            assert db.execute("SELECT n FROM thing").fetchone() == (1,)
+        db.execute("COMMIT")
+    assert db.execute("SELECT length(label) FROM thing").fetchone() == (len(text),)

@@ -92,9 +92,9 @@ class InSql:
                 cursor = psycopg.RawCursor(db)
                 self._sent.append(cursor)
                 self._execute(cursor, query, batch.after, batch.upto)
-            if batch.count > 1 and db.active_pipeline is not None:
+            if batch.count > 1:
                 # What cannot take several events would work on each alone, one by one and for ever.
-                db.active_pipeline.sync()
+                db.settle()
         except psycopg.errors.CardinalityViolation as error:
             if batch.count == 1 or error.diag.source_file != sql.ROW_WRITTEN_TWICE:
                 raise
