@@ -30,6 +30,8 @@ pytestmark = pytest.mark.integration
 @pytest.fixture(params=journals.KINDS)
 def journal(request: pytest.FixtureRequest) -> Journal:
     """Make projections of each kind in turn; they note what is applied to them."""
+    if request.param in {"batch", "row"} and "pg15" in request.node.name:
+        pytest.skip("nothing in this kind depends on the server's version; test_kinds.py tries it on each")
     return journals.journal_of(request.param)
 
 
