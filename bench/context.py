@@ -47,7 +47,7 @@ FULL = Scale(
     appends_of_other_kinds=30,
     appends_under_load=200,
     fan_out_appends=100,
-    writer_rounds=9,
+    writer_rounds=7,
     writer_settings=(
         (8, "prepared", "off"),
         (32, "prepared", "off"),

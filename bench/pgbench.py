@@ -22,10 +22,12 @@ class Command:
 
     dsn: str
     connections: int
-    seconds: int
+    seconds: int = 1
     protocol: str = "prepared"
     synchronous_commit: str = "on"
     rate: int | None = None
+    transactions: int | None = None
+    """Of each connection, instead of the seconds: for less than one."""
 
     def arguments(self, binaries: Path) -> list[str]:
         """Give the command line."""
@@ -34,7 +36,7 @@ class Command:
             f"--file={SCRIPT}",
             f"--client={self.connections}",
             f"--jobs={min(self.connections, 2)}",
-            f"--time={self.seconds}",
+            f"--time={self.seconds}" if self.transactions is None else f"--transactions={self.transactions}",
             f"--protocol={self.protocol}",
         ]
         if self.rate is not None:

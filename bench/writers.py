@@ -9,14 +9,18 @@ in a transaction of its own, to one after the other, so that neighbours can be c
     projected   … and the daemon applies what it can
     notify      a trigger that notifies at every append, and one session that listens
 
-Every run begins with an empty table.  A daemon works on the same two cores as the writers and the server; what it
+Every run begins with an empty table.  A run of eight writers on two cores is up to a third faster or slower than the
+one before, for no reason that repeats; so a round has several short runs of each variant, there and back, and what is
+compared is their mean.  A daemon works on the same two cores as the writers and the server; what it
 takes there shows in ``watched`` and ``projected``, while ``bell`` and ``notify`` are the costs that no further core
 takes away.
 """
 
+import statistics
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Final, LiteralString
 
 import psycopg
@@ -29,9 +33,12 @@ from bench.report import Figure, at_least, median_figure
 VARIANTS: Final = ("none", "bell", "watched", "projected", "notify")
 
 FOR_COMPARISON: Final = ("projected", "notify")
-"""These stand beside the goals, and take part in every third round only."""
+"""These stand beside the goals, and take part in one turn of every third round only."""
 
-SECONDS: Final = 1
+TURNS: Final = 4
+"""Runs of each variant in a round; an even number, for half of them are on the way back."""
+
+SECONDS: Final = 0.35
 """Of one run: long enough for thousands of appends, and short enough that neighbours meet the same machine."""
 
 _NO_TRIGGER: LiteralString = "DROP TRIGGER projectiond_ring_doorbell ON event_store"
@@ -64,11 +71,17 @@ def measure(bench: Context) -> list[Figure]:
     figures: list[Figure] = []
     with _stores(bench) as (addresses, daemon):
         for connections, protocol, synchronous_commit in bench.scale.writer_settings:
-            rounds: list[dict[str, float]] = [{} for _ in range(bench.scale.writer_rounds)]
-            for number, rates in enumerate(rounds):
+            command = pgbench.Command(addresses["none"], connections, 1, protocol, synchronous_commit)
+            # Not counted: it warms up, and says how many appends make a short run.
+            rate = _run(bench, command, "none", daemon)
+            short = replace(command, transactions=max(1, int(SECONDS * rate / connections)))
+            rounds: list[dict[str, float]] = []
+            for number in range(bench.scale.writer_rounds):
+                rates: dict[str, list[float]] = {}
                 for variant in in_turn(number):
-                    command = pgbench.Command(addresses[variant], connections, SECONDS, protocol, synchronous_commit)
-                    rates[variant] = _run(bench, command, variant, daemon)
+                    run = _run(bench, replace(short, dsn=addresses[variant]), variant, daemon)
+                    rates.setdefault(variant, []).append(run)
+                rounds.append({variant: statistics.fmean(runs) for variant, runs in rates.items()})
             name = f"{connections} writers, {protocol}, synchronous_commit {synchronous_commit}"
             figures += _figures(name, rounds)
             bench.say(
@@ -77,10 +90,11 @@ def measure(bench: Context) -> list[Figure]:
     return figures
 
 
-def in_turn(number: int) -> tuple[str, ...]:
-    """Give a round's variants, forwards and backwards in turns."""
-    taking_part = tuple(v for v in VARIANTS if v not in FOR_COMPARISON or number % 3 == 0)
-    return taking_part if number % 2 == 0 else taking_part[::-1]
+def in_turn(number: int) -> list[str]:
+    """Give the runs of a round in order: the variants there and back, several times."""
+    with_goals = [variant for variant in VARIANTS if variant not in FOR_COMPARISON]
+    runs = [variant for turn in range(TURNS) for variant in (with_goals if turn % 2 == 0 else with_goals[::-1])]
+    return [*runs, *FOR_COMPARISON] if number % 3 == 0 else runs
 
 
 def _run(bench: Context, command: pgbench.Command, variant: str, daemon: Daemon) -> float:

@@ -80,12 +80,11 @@ def test_everybody_is_first_once() -> None:
     ]
 
 
-def test_writers_without_a_trigger_are_in_every_round_and_others_beside_them() -> None:
-    rounds = [writers.in_turn(number) for number in range(4)]
-    assert rounds[0] == writers.VARIANTS
-    assert rounds[1] == ("watched", "bell", "none")
-    assert rounds[2] == ("none", "bell", "watched")
-    assert rounds[3] == writers.VARIANTS[::-1]
+def test_writers_take_turns_there_and_back_and_those_without_a_goal_only_now_and_then() -> None:
+    there = ["none", "bell", "watched"]
+    assert writers.in_turn(1) == [*there, *there[::-1], *there, *there[::-1]]
+    assert writers.in_turn(2) == writers.in_turn(1)
+    assert writers.in_turn(3) == [*writers.in_turn(1), "projected", "notify"]
 
 
 def test_a_prefix_comes_before_the_tables_and_nothing_else() -> None:
