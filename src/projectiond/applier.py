@@ -22,7 +22,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from uuid import UUID
@@ -56,6 +56,9 @@ class Attempt:
 
     last_event_id: UUID | None = None
     seconds: float = 0.0
+    batch_seconds: list[float] = field(default_factory=list)
+    """How long the handlers took for each batch."""
+
     alone: Batch | None = None
     """The batch that has the only event, while there is only one."""
 
@@ -181,6 +184,7 @@ class Applier:
             with checkpoints.transaction(db, checkpoint, is_pipelined=is_pipelined):
                 while True:
                     attempt.take(batch)
+                    taken_at = time.monotonic()
                     with db.guarded():
                         self._kind.load(db, batch)
                     left = pace.most - self.size(attempt)
@@ -192,6 +196,7 @@ class Applier:
                     with db.guarded():
                         self._kind.apply(db, batch)
                     self._author.put_down()
+                    attempt.batch_seconds.append(time.monotonic() - taken_at)
                     if not has_more or time.monotonic() - began >= pace.seconds or is_to_end():
                         break
                     try:

@@ -53,6 +53,8 @@ _TRANSIENT_CODES: Final = frozenset(
         "55P03",  # lock not available
     }
 )
+# The server is away: connection exceptions, its shutdown or crash (not 57014, a time-out), too many connections.
+_ABSENCE_PREFIXES: Final = ("08", "57P", "53300")
 # These say that every event will fail in the same way, so skipping would throw all of them away.
 _FATAL_CODES: Final = frozenset(
     {
@@ -99,6 +101,14 @@ def is_stale_plan(error: BaseException | None) -> bool:
     translated.
     """
     return isinstance(error, psycopg.Error) and error.diag.source_function == "RevalidateCachedQuery"
+
+
+def is_absence(error: BaseException | None) -> bool:
+    """Say whether it is the database that is away, not something in it that is busy."""
+    code = error.sqlstate if isinstance(error, psycopg.Error) else None
+    if code is not None:
+        return code.startswith(_ABSENCE_PREFIXES)
+    return isinstance(error, psycopg.OperationalError | DatabaseUnavailableError | PoolClosed)
 
 
 def is_transient(error: BaseException) -> bool:

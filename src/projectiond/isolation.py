@@ -14,6 +14,7 @@ from projectiond import checkpoint as checkpoints
 from projectiond import logs, sql
 from projectiond.applier import Applier
 from projectiond.checkpoint import Checkpoint
+from projectiond.counters import Count, ProjectionCounters
 from projectiond.database import Connection
 from projectiond.errors import AttemptFailedError, ConfigurationError, PoisonError, ProjectiondError
 from projectiond.event import Event
@@ -31,9 +32,10 @@ log = logs.get_logger()
 class Isolation:
     """Decides what becomes of events that fail alone."""
 
-    def __init__(self, limits: Limits, applier: Applier) -> None:
+    def __init__(self, limits: Limits, applier: Applier, counters: ProjectionCounters) -> None:
         self._limits = limits
         self._applier = applier
+        self._counters = counters
         self._attempts = NO_ATTEMPTS
         # Of a thousand bad events in a row each is in projection_dead_letters; the log has the first, and their count.
         self._repeats = logs.RateLimited(log)
@@ -62,6 +64,7 @@ class Isolation:
     def _give_up(self, db: Connection, checkpoint: Checkpoint, event: Event[Any], error: Exception) -> Checkpoint:
         # Once it has been mended, or is met again by a rebuild, it gets all attempts again.
         self._attempts = NO_ATTEMPTS
+        self._counters.note(Count.POISON_EVENTS)
         self._repeats.log(
             "error",
             logs.EVENT_POISONED,
@@ -96,6 +99,7 @@ class Isolation:
         with checkpoints.transaction(db, checkpoint):
             db.execute(sql.KEEP_DEAD_LETTER, letter)
             passed = checkpoints.advance(db, checkpoint, event.sequence_number, last_event_id=None, applied=0)
+        self._counters.note(Count.DEAD_LETTERS)
         self._repeats.log(
             "warning",
             logs.EVENT_DEAD_LETTERED,

@@ -4,6 +4,8 @@ A handler may hang, exit the process or crash the interpreter.  To say afterward
 which event, the worker writes it into memory that the supervisor shares: an unlinked file, mapped by both.  A write
 costs some hundred nanoseconds and no system call, and it survives SIGKILL.
 
+Beside it lie the worker's ``counters``, which the supervisor takes along as a :class:`Page`.
+
 The worker is the only writer, the supervisor the only reader.  A number may be read while it is being written; the
 supervisor acts only on what has stood for seconds, or after the writer has ended, so that does not matter.
 
@@ -15,9 +17,18 @@ import os
 import struct
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from projectiond.counters import (
+    PROJECTION_BYTES,
+    WORKER_BYTES,
+    ProjectionCounters,
+    ProjectionNumbers,
+    WorkerCounters,
+    WorkerNumbers,
+)
 
 # More projections than this on one worker find no slot, and a crash of theirs is not attributed.
 MAX_SLOTS: Final = 1024
@@ -26,7 +37,9 @@ _NAME_BYTES: Final = 400  # 100 characters, as projection_name allows, of 4 byte
 _HEADER: Final = struct.Struct("=d??6x")  # heartbeat, is_ready, is_refused
 _SLOT: Final = struct.Struct(f"=qd{_NAME_BYTES}s")  # sequence number in hand (0: none), since, name
 _IN_HAND: Final = struct.Struct("=qd")
-_SIZE: Final = _HEADER.size + MAX_SLOTS * _SLOT.size
+_WORKER_AT: Final = _HEADER.size + MAX_SLOTS * _SLOT.size
+_COUNTERS_AT: Final = _WORKER_AT + WORKER_BYTES
+_SIZE: Final = _COUNTERS_AT + MAX_SLOTS * PROJECTION_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +49,26 @@ class InHand:
     projection: str
     sequence_number: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A worker's numbers at one moment: copied at once, read when somebody wants them."""
+
+    beaten_at: float
+    """When its main thread last gave a sign of life; 0.0: not yet."""
+    is_ready: bool
+    worker: WorkerNumbers
+    _slots: bytes
+    _counters: bytes
+
+    def projections(self) -> Mapping[str, ProjectionNumbers]:
+        """Give the numbers of each projection that the worker can run."""
+        blocks = (self._counters[at : at + PROJECTION_BYTES] for at in range(0, len(self._counters), PROJECTION_BYTES))
+        return {
+            name.rstrip(b"\0").decode(errors="replace"): ProjectionNumbers.unpack(block)
+            for (_, _, name), block in zip(_SLOT.iter_unpack(self._slots), blocks, strict=True)
+        }
 
 
 def create_recorder_file() -> int:
@@ -50,6 +83,7 @@ class Recorder:
 
     def __init__(self, descriptor: int) -> None:
         self._memory = mmap.mmap(descriptor, _SIZE)
+        self.worker = WorkerCounters(self._memory, _WORKER_AT)
 
     def close(self) -> None:
         """Unmap it."""
@@ -62,7 +96,9 @@ class Recorder:
         if index < MAX_SLOTS:
             offset = _HEADER.size + index * _SLOT.size
             _SLOT.pack_into(self._memory, offset, 0, 0.0, projection.encode()[:_NAME_BYTES])
-            return Slot(self._memory, offset)
+            self.worker.note_slots(index + 1)
+            counters = ProjectionCounters(self._memory, _COUNTERS_AT + index * PROJECTION_BYTES)
+            return Slot(self._memory, offset, counters)
         return nowhere()
 
     def beat(self, *, is_ready: bool, is_refused: bool = False) -> None:
@@ -75,6 +111,18 @@ class Recorder:
         """Give the time of the last beat (0.0: none yet), whether the worker is ready, and whether it refused."""
         beaten_at, is_ready, is_refused = _HEADER.unpack_from(self._memory, 0)
         return float(beaten_at), bool(is_ready), bool(is_refused)
+
+    def read_page(self) -> Page:
+        """Copy the worker's numbers."""
+        beaten_at, is_ready, _ = self.read_heartbeat()
+        worker = WorkerNumbers.unpack(self._memory[_WORKER_AT:_COUNTERS_AT])
+        return Page(
+            beaten_at=beaten_at,
+            is_ready=is_ready,
+            worker=worker,
+            _slots=self._memory[_HEADER.size : _HEADER.size + worker.slots * _SLOT.size],
+            _counters=self._memory[_COUNTERS_AT : _COUNTERS_AT + worker.slots * PROJECTION_BYTES],
+        )
 
     def read_in_hand(self) -> Sequence[InHand]:
         """Give what each busy runner has in hand, and for how long."""
@@ -93,9 +141,10 @@ class Recorder:
 class Slot:
     """A runner's place in the recorder."""
 
-    def __init__(self, memory: mmap.mmap | bytearray, offset: int) -> None:
+    def __init__(self, memory: mmap.mmap | bytearray, offset: int, counters: ProjectionCounters) -> None:
         self._memory = memory
         self._offset = offset
+        self.counters = counters
 
     def take(self, sequence_number: int) -> None:
         """Say that this event goes to a handler now."""
@@ -108,4 +157,4 @@ class Slot:
 
 def nowhere() -> Slot:
     """Give a place that nobody reads."""
-    return Slot(bytearray(_SLOT.size), 0)
+    return Slot(bytearray(_SLOT.size), 0, ProjectionCounters(bytearray(PROJECTION_BYTES), 0))

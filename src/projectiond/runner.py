@@ -35,11 +35,12 @@ from projectiond import checkpoint as checkpoints
 from projectiond import logs
 from projectiond.applier import Applier, Attempt
 from projectiond.checkpoint import Checkpoint
+from projectiond.counters import State, Timing
 from projectiond.database import Connection, borrow
 from projectiond.definition import Definition
 from projectiond.errors import ConfigurationError, UnreadableEventError
 from projectiond.event import Event
-from projectiond.failure import Failure, classify, describe, is_transient
+from projectiond.failure import Failure, classify, describe, is_absence, is_transient
 from projectiond.highwater import read_store_end
 from projectiond.isolation import Isolation
 from projectiond.limits import Limits
@@ -69,6 +70,13 @@ class Outcome(enum.Enum):
     ADVANCED = "advanced"
     CAUGHT_UP = "caught_up"
     PAUSED = "paused"
+
+
+_STATES: Final = {
+    Outcome.ADVANCED: State.WORKING,
+    Outcome.CAUGHT_UP: State.CAUGHT_UP,
+    Outcome.PAUSED: State.PAUSED,
+}
 
 
 class Runner:
@@ -127,7 +135,10 @@ class Runner:
         self._wake = threading.Event()
         # Set by other threads; cleared here before the row is read, so that a change is never overlooked.
         self._is_stale = threading.Event()
-        self._isolation = Isolation(limits, self._applier)
+        self._counters = slot.counters
+        # When the mark first moved beyond what the last transaction knew of; None: it has not.
+        self._woken_at: float | None = None
+        self._isolation = Isolation(limits, self._applier, slot.counters)
         self._thread = threading.Thread(target=self.run, name=f"runner {definition.name}", daemon=True)
         self._log = log.bind(projection=definition.name)
         self._report = BatchReport(self._log, limits.batch_size)
@@ -149,6 +160,8 @@ class Runner:
 
     def wake(self) -> None:
         """Say that the mark has moved."""
+        if self._woken_at is None:
+            self._woken_at = time.monotonic()
         self._wake.set()
 
     def recheck(self) -> None:
@@ -182,6 +195,7 @@ class Runner:
             before_sleep=self._note_retry,
             retry_error_callback=lambda _: Outcome.PAUSED,
         )
+        self._counters.note_start()
         while not self._stopping.is_set():
             self._wake.clear()
             try:
@@ -193,8 +207,10 @@ class Runner:
                 self._stopping.wait(PAUSE_AFTER_FAILURE_SECONDS)
             else:
                 self._trouble.clear()
+            self._note_state(outcome)
             if outcome is not Outcome.ADVANCED and not self._stopping.is_set():
                 self._wait(outcome)
+        self._counters.note_end()
 
     def run_once(self) -> Outcome:
         """Take the projection one step on.
@@ -248,8 +264,14 @@ class Runner:
             self._on_arrival()
         self._wake.wait(LONGEST_RETRY_SECONDS if self._trouble.is_fatal else None)
         self.is_waiting = False
+        self._counters.note_state(State.WORKING, None)
+
+    def _note_state(self, outcome: Outcome) -> None:
+        state = State.FAILING if self._trouble.is_fatal else _STATES[outcome]
+        self._counters.note_state(state, None if self._checkpoint is None else self._checkpoint.position)
 
     def _note_retry(self, state: RetryCallState) -> None:
+        self._counters.note_retry(is_database=is_absence(state.outcome.exception() if state.outcome else None))
         self._is_stale.set()
         self._trouble.note_retry(state)
 
@@ -316,6 +338,7 @@ class Runner:
         if self._careful_upto:
             self._pace.search_one_by_one()
         attempt = Attempt(checkpoint.position)
+        woken_at, self._woken_at = self._woken_at, None
         is_pipelined = self._is_pipelined and not is_single
         try:
             advanced = self._applier.apply(
@@ -343,6 +366,8 @@ class Runner:
             return
         self._checkpoint = advanced
         self._note_success(attempt, advanced.position, mark)
+        if woken_at is not None and attempt.count:
+            self._counters.observe(Timing.LATENCY, time.monotonic() - woken_at)
 
     def _is_to_end(self) -> bool:
         return self._stopping.is_set() or self._is_stale.is_set()
@@ -359,6 +384,7 @@ class Runner:
         is_normal = not self._pace.is_searching
         self._pace.note_success(self._applier.size(attempt), attempt.seconds, is_behind=position < mark)
         self._report.note(attempt.count, position, mark)
+        self._counters.note_commit(attempt.count, attempt.seconds, attempt.batch_seconds)
         if self._alarm is not None and position >= self._alarm[0]:
             self._note_false_alarm(self._alarm[1])
         elif self._alarm is None and is_normal:

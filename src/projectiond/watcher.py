@@ -41,6 +41,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, sleep_us
 from tenacity.wait import wait_exponential, wait_random
 
 from projectiond import logs, sql
+from projectiond.counters import WORKER_BYTES, Wakeup, WorkerCounters
 from projectiond.database import Connection, check_server, connect
 from projectiond.doorbell import Arming, Doorbell
 from projectiond.errors import DatabaseUnavailableError, ProjectiondError
@@ -78,6 +79,7 @@ class Watcher:
         on_mark: Callable[[], None],
         on_status: Callable[[str], None],
         is_awaited: Callable[[], bool],
+        counters: WorkerCounters | None = None,
     ) -> None:
         self._dsn = dsn
         self._is_listening = wakeup == "notify"
@@ -85,6 +87,7 @@ class Watcher:
         self._on_mark = on_mark
         self._on_status = on_status
         self._is_awaited = is_awaited
+        self._counters = counters or WorkerCounters(bytearray(WORKER_BYTES), 0)
         self._is_dozing = False
         self._mark = HighWaterMark()
         self._keeper = Keeper()
@@ -198,6 +201,7 @@ class Watcher:
                 log.warning(logs.DOORBELL_LOST, error=describe(error))
             finally:
                 self._proven_on = None
+                self._counters.note_lost()
 
     def _say_lost(self, state: RetryCallState) -> None:
         self._is_lost = True
@@ -232,6 +236,7 @@ class Watcher:
                 self._pause(bell, quiet_seconds)
             elif not self._is_listening:
                 bell.sleep(self._poll_interval_seconds, self._wake_read)
+                self._counters.note_wakeup(Wakeup.POLL)
             elif self._fall_asleep(db, bell):
                 moved_at = time.monotonic()
             else:
@@ -257,7 +262,9 @@ class Watcher:
                 bell.sleep(self._poll_interval_seconds, self._wake_read)
                 has_slept = True
                 if not self._hear(bell):
+                    self._counters.note_wakeup(Wakeup.POLL)
                     continue
+            self._counters.note_wakeup(Wakeup.BELL)
             before, rung_at = rung_at, time.monotonic()
             is_second = rung_at - before < LINGER_SECONDS
             if is_second or not bell.is_armed:
@@ -277,6 +284,7 @@ class Watcher:
         self._looked_at, self._proven_on = began, db.incarnation
         if has_moved or is_asked:
             self._on_mark()
+        self._counters.note_look(self._mark.settled, is_held=self._mark.is_held, has_moved=has_moved)
         self._keeper.note(db, self._mark)
         return has_moved
 

@@ -104,6 +104,7 @@ class Worker:
             on_mark=self._wake_all,
             on_status=self._recheck,
             is_awaited=lambda: any(runner.is_waiting for runner in list(self._runners.values())),
+            counters=recorder.worker,
         )
 
     def __repr__(self) -> str:
@@ -130,6 +131,7 @@ class Worker:
             if is_connected:
                 self._await_first_look()
             self._recorder.beat(is_ready=is_connected and self._watcher.is_ready)
+            self._recorder.worker.note_holdings(len(self._runners), self._pool.get_stats())
             self._draining.wait(TICK_SECONDS)
         self._shut_down()
 
