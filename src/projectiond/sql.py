@@ -792,7 +792,9 @@ WHERE sequence_number = %(sequence_number)s
 """
 
 # Rows: (projection_name, last_sequence_number, status, events_processed, last_processed_at, seconds since then,
-# error_message, target of the rebuild in progress or null) of every projection.
+# error_message, target of the rebuild in progress or null, dead letters, age in seconds of the first event above the
+# position or null) of every projection.  An application may have written created_at itself, also as infinity.
+# Index: the primary keys; one probe of the unique one on sequence_number for each projection.
 OVERVIEW: LiteralString = """
 SELECT
     kept.projection_name,
@@ -802,10 +804,46 @@ SELECT
     kept.last_processed_at,
     extract(epoch FROM clock_timestamp() - kept.last_processed_at)::float8,
     kept.error_message,
-    rebuild.target_sequence_number
+    rebuild.target_sequence_number,
+    coalesce(letters.count, 0),
+    CASE
+        WHEN isfinite(oldest.created_at)
+            THEN extract(epoch FROM clock_timestamp() - oldest.created_at)::float8
+    END
 FROM projection_checkpoints AS kept
 LEFT JOIN projection_rebuilds AS rebuild USING (projection_name)
+LEFT JOIN (
+    SELECT projection_name, count(*) AS count
+    FROM projection_dead_letters
+    GROUP BY projection_name
+) AS letters USING (projection_name)
+LEFT JOIN LATERAL (
+    SELECT created_at
+    FROM event_store
+    WHERE sequence_number > kept.last_sequence_number
+    ORDER BY sequence_number
+    LIMIT 1
+) AS oldest ON true
 ORDER BY kept.projection_name
+"""
+
+# Parameters: workers (their key).  Rows: one (head, live workers, keys of all leases that are held or null): STORE_HEAD,
+# LIVE_WORKERS and READ_LEASES in one.
+OVERVIEW_OF_STORE: LiteralString = """
+SELECT
+    (SELECT coalesce(max(sequence_number), 0) FROM event_store),
+    count(*) FILTER (WHERE lock.mode = 'ShareLock' AND lock.key = %(workers)s),
+    array_agg(lock.key) FILTER (WHERE lock.mode = 'ExclusiveLock')
+FROM (
+    SELECT
+        mode,
+        (classid::bigint << 32) | objid::bigint AS key
+    FROM pg_locks
+    WHERE locktype = 'advisory'
+        AND granted
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND objsubid = 1
+) AS lock
 """
 
 # Parameters: days.  Rows: (day, events, aggregates that they are of) of each of the last days, the latest first; days
@@ -841,13 +879,6 @@ WHERE created_at >= date_trunc('day', now(), 'UTC') - make_interval(hours => 24 
 GROUP BY aggregate_id, aggregate_type
 ORDER BY events DESC, aggregate_id, aggregate_type
 LIMIT %(limit)s
-"""
-
-# Rows: (projection_name, count) for each projection that has dead letters.  Index: the primary key.
-COUNT_DEAD_LETTERS: LiteralString = """
-SELECT projection_name, count(*)
-FROM projection_dead_letters
-GROUP BY projection_name
 """
 
 # Parameters: name, status.  Rows: one (last_sequence_number), or none when there is no row or it has that status
@@ -902,3 +933,45 @@ WHERE EXISTS (SELECT FROM event_store)
     )
 ORDER BY asked.place
 """
+
+# --- trial ---------------------------------------------------------------------------------------------------
+
+# Parameters: space.  Rows: one (table) for each table outside of that schema that this transaction has written to so
+# far, whether or not any of it is still there.
+TABLES_WRITTEN: LiteralString = """
+SELECT format('%%I.%%I', schemaname, relname)
+FROM pg_stat_xact_user_tables
+WHERE schemaname <> %(space)s
+    AND schemaname <> 'pg_temp'
+    AND n_tup_ins + n_tup_upd + n_tup_del > 0
+ORDER BY 1
+"""
+
+# Parameters: space, table.  Rows: one (whether the schema has a table of that name).
+IS_IN_SCHEMA: LiteralString = """
+SELECT EXISTS (
+    SELECT
+    FROM pg_class
+    WHERE relnamespace = to_regnamespace(%(space)s)
+        AND relname = %(table)s
+)
+"""
+
+# Parameters: space, table.  Rows: one (column) for each column of its primary key, in the key's order.
+KEY_OF_TABLE: LiteralString = """
+SELECT attname
+FROM pg_index
+JOIN pg_class AS holder ON holder.oid = indrelid
+CROSS JOIN unnest(indkey) WITH ORDINALITY AS part (number, place)
+JOIN pg_attribute ON attrelid = indrelid AND attnum = part.number
+WHERE holder.relnamespace = to_regnamespace(%(space)s)
+    AND holder.relname = %(table)s
+    AND indisprimary
+ORDER BY part.place
+"""
+
+# Rows: one (role, database), both quoted.
+WHO_AND_WHERE: LiteralString = "SELECT quote_ident(current_user), quote_ident(current_database())"
+
+# What would be checked at the end of the transaction is checked now.
+CHECK_CONSTRAINTS: LiteralString = "SET CONSTRAINTS ALL IMMEDIATE"

@@ -52,6 +52,11 @@ class InSql:
         self._sent: list[psycopg.RawCursor[TupleRow]] = []
 
     @property
+    def statement_count(self) -> int:
+        """How many statements there are."""
+        return len(self._queries)
+
+    @property
     def at_work(self) -> str:
         """The statement that was sent last; after a failure the one that failed, the first that has no result."""
         unanswered = next((place for place, cursor in enumerate(self._sent) if cursor.pgresult is None), None)
