@@ -35,11 +35,6 @@ def peers_key(projections: Iterable[str]) -> int:
     return _hashed("\n".join(["projectiond/peers", *sorted(projections)]))
 
 
-def read_leased_keys(db: Connection) -> frozenset[int]:
-    """Give the keys of all leases that any worker holds now."""
-    return frozenset(key for key, is_exclusive in db.execute(sql.READ_LEASES) if is_exclusive)
-
-
 def _hashed(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
 

@@ -1,7 +1,7 @@
 """The overview: how every projection stands, and what holds the store's mark back.
 
-Called by the status command; made of plain values, so that a page or an endpoint can show the same readings.  It
-reads and changes nothing, needs no plugin, and asks a handful of small queries however large the store is.
+Called by the status command and by the supervisor's HTTP; made of plain values.  It reads and changes nothing, needs no
+plugin, and asks three small queries however large the store is, some more while the mark is held.
 
 The readings are made one after the other, not in one snapshot: an event that is appended between them makes a lag
 one too large, for a moment.
@@ -18,7 +18,7 @@ import psycopg.sql
 from projectiond import sql
 from projectiond.database import Connection, fetch_row
 from projectiond.highwater import HighWaterMark, Holder, describe_holders
-from projectiond.lease import lease_key, read_leased_keys
+from projectiond.lease import lease_key
 
 # A writer in the middle of its append holds the mark for a moment; only who is there at the second look is named.
 SECOND_LOOK_SECONDS: Final = 0.05
@@ -47,6 +47,8 @@ class ProjectionState:
     """Whether a worker holds its lease, that is, runs it or obeys its pause."""
     is_deployed: bool | None
     """Whether a plugin defines it; None when that is not known."""
+    lag_seconds: float | None = 0.0
+    """Age of the oldest event above the position, by its created_at; 0 without one, None when that says no time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,35 +72,36 @@ class Overview:
     projections: Sequence[ProjectionState]
 
 
-def read_overview(db: Connection, deployed: Collection[str] | None) -> Overview:
+def read_overview(db: Connection, deployed: Collection[str] | None, *, settled: int = 0) -> Overview:
     """Read it.
 
     Args:
         db: In autocommit mode.
         deployed: The names of the projections that plugins define; None when they could not be loaded.
+        settled: A proven mark, if the caller knows one: who holds it is then found in fewer looks.
 
     Returns:
         The projections sorted by name: those with a row, and those that are deployed and have none yet.
     """
-    dead_letters = {str(name): int(count) for name, count in db.execute(sql.COUNT_DEAD_LETTERS)}
     rows = {str(row[0]): row[1:] for row in db.execute(sql.OVERVIEW)}
-    head = read_head(db)
-    leased = read_leased_keys(db)
+    head, live_workers, leased = fetch_row(db, sql.OVERVIEW_OF_STORE, {"workers": sql.WORKERS_KEY})
     names = sorted({*rows, *(deployed or ())})
     projections = [
         _state(
             name,
             rows.get(name),
             head=head,
-            dead_letters=dead_letters.get(name, 0),
-            has_runner=lease_key(name) in leased,
+            has_runner=lease_key(name) in (leased or ()),
             is_deployed=None if deployed is None else name in deployed,
         )
         for name in names
     ]
-    positions = [state.position for state in projections if state.position is not None and state.position <= head]
+    # Not beyond the head: a checkpoint may be of a store that is gone.
+    positions = [
+        position for position in (settled, *(state.position or 0 for state in projections)) if position <= head
+    ]
     hold = read_hold(db, after=max(positions, default=0))
-    return Overview(head=head, live_workers=count_live_workers(db), hold=hold, projections=projections)
+    return Overview(head=head, live_workers=live_workers, hold=hold, projections=projections)
 
 
 def read_head(db: Connection) -> int:
@@ -117,7 +120,9 @@ def read_hold(db: Connection, *, after: int) -> Hold | None:
     for _ in range(MOST_LOOKS):
         if not mark.look(db):
             break
-    time.sleep(SECOND_LOOK_SECONDS if mark.is_held else 0)
+    if not mark.is_held:
+        return None
+    time.sleep(SECOND_LOOK_SECONDS)
     mark.look(db)
     holders = describe_holders(db, mark.blockers)
     if not holders:
@@ -139,22 +144,23 @@ def _state(
     row: tuple[Any, ...] | None,
     *,
     head: int,
-    dead_letters: int,
     has_runner: bool,
     is_deployed: bool | None,
 ) -> ProjectionState:
-    position, status, processed, processed_at, age, error, target = row or (None,) * 7
+    position, status, processed, processed_at, age, error, target, dead_letters, lag_seconds = row or (None,) * 9
+    lag = max(0, head - (position or 0))
     return ProjectionState(
         name=name,
         status=status,
         position=position,
-        lag=max(0, head - (position or 0)),
+        lag=lag,
         events_processed=processed,
         last_processed_at=processed_at,
         seconds_since_processed=age,
         error_message=error,
         rebuild_target=target,
-        dead_letters=dead_letters,
+        dead_letters=dead_letters or 0,
         has_runner=has_runner,
         is_deployed=is_deployed,
+        lag_seconds=None if lag and lag_seconds is None else max(0.0, lag_seconds or 0.0),
     )

@@ -827,8 +827,8 @@ LEFT JOIN LATERAL (
 ORDER BY kept.projection_name
 """
 
-# Parameters: workers (their key).  Rows: one (head, live workers, keys of all leases that are held or null): STORE_HEAD,
-# LIVE_WORKERS and READ_LEASES in one.
+# Parameters: workers (their key).  Rows: one (head, live workers, keys of all leases that are held or null).  What
+# STORE_HEAD, LIVE_WORKERS and READ_LEASES give, in one statement.
 OVERVIEW_OF_STORE: LiteralString = """
 SELECT
     (SELECT coalesce(max(sequence_number), 0) FROM event_store),
