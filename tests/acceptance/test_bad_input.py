@@ -101,6 +101,7 @@ def test_a_wrong_password_is_one_sentence_without_it(
     assert "wr0ng" not in said
 
 
+@pytest.mark.any_server
 @pytest.mark.parametrize("command", ["run", "check", "status", "catchup"])
 def test_a_database_without_schema_names_init(empty_database: Database, run: Run, plugins: Path, command: str) -> None:
     (plugins / "keeper.py").write_text(KEEPER)
@@ -110,12 +111,14 @@ def test_a_database_without_schema_names_init(empty_database: Database, run: Run
 # --- settings
 
 
+@pytest.mark.any_server
 def test_an_unknown_setting_names_the_nearest(database: Database, run: Run) -> None:
     said = complaint(run(database.dsn, "run", batchsize=5))
     assert "PROJECTIOND_BATCHSIZE" in said
     assert "PROJECTIOND_BATCH_SIZE" in said
 
 
+@pytest.mark.any_server
 def test_a_setting_out_of_range_says_the_range(database: Database, run: Run) -> None:
     said = complaint(run(database.dsn, "run", batch_size=0, pool_size=3))
     assert "at least 1" in said
@@ -221,6 +224,7 @@ def test_check_says_where_a_plugin_is_broken(database: Database, run: Run, plugi
         assert word in said
 
 
+@pytest.mark.any_server
 def test_check_names_the_faults_of_all_plugins_at_once(database: Database, run: Run, plugins: Path) -> None:
     (plugins / "keeper.py").write_text(KEEPER)
     (plugins / "rows.py").write_text(ROWS)
@@ -249,6 +253,7 @@ def test_a_handler_for_a_table_that_does_not_exist_pauses_at_once_and_is_named(
     assert value(database.connect(), "SELECT count(*) FROM projection_dead_letters") == 0
 
 
+@pytest.mark.any_server
 def test_an_unknown_projection_names_the_nearest(database: Database, run: Run, plugins: Path) -> None:
     (plugins / "keeper.py").write_text(KEEPER)
     for command in ("pause", "resume", "rebuild", "wait"):
@@ -274,6 +279,7 @@ def test_a_checkpoint_beyond_the_end_of_the_store_stops_that_projection(
     assert value(conn, "SELECT status FROM projection_checkpoints") == "paused"
 
 
+@pytest.mark.any_server
 def test_data_that_does_not_fit_its_model_names_event_model_and_field(
     database: Database, run: Run, plugins: Path
 ) -> None:
@@ -298,6 +304,7 @@ class Typed(Projection):
     assert value(conn, "SELECT last_sequence_number FROM projection_checkpoints") == 1
 
 
+@pytest.mark.any_server
 def test_an_event_of_50_megabytes_is_applied(database: Database, run: Run, plugins: Path) -> None:
     (plugins / "keeper.py").write_text(KEEPER)
     conn = database.connect()
@@ -309,6 +316,7 @@ def test_an_event_of_50_megabytes_is_applied(database: Database, run: Run, plugi
     assert [row[0] for row in conn.execute("SELECT text FROM kept ORDER BY 1")] == ["after", "before", "x" * 50]
 
 
+@pytest.mark.any_server
 def test_event_types_with_spaces_and_letters_of_any_script_are_applied(
     database: Database, run: Run, plugins: Path
 ) -> None:

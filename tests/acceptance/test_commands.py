@@ -147,6 +147,7 @@ def test_init_says_what_it_made_and_a_second_run_has_nothing_to_do(bare_site: Si
     assert "created" not in second.out
 
 
+@pytest.mark.any_server
 @pytest.mark.parametrize("command", [["run"], ["status"], ["check"], ["pause", "counter"], ["catchup"]], ids=str)
 def test_a_database_that_was_never_prepared_is_one_sentence_that_names_init(
     bare_site: Site, command: list[str]
@@ -205,6 +206,7 @@ def test_check_names_every_fault_at_once(site: Site, db: psycopg.Connection[tupl
     assert "all is well" not in result.out
 
 
+@pytest.mark.any_server
 def test_check_notes_event_types_that_the_store_does_not_hold(
     site: Site, db: psycopg.Connection[tuple[object, ...]]
 ) -> None:
@@ -217,6 +219,7 @@ def test_check_notes_event_types_that_the_store_does_not_hold(
     assert "note: " not in site.run("check").out
 
 
+@pytest.mark.any_server
 def test_check_notes_projections_that_have_to_wait_for_connections(site: Site) -> None:
     for number in range(2):
         assert site.run("new", f"further_{number}").code == 0
@@ -252,6 +255,7 @@ def test_the_right_to_create_tables_is_named_where_it_is_needed(
     assert site.run("check", dsn=dsn).code == 0
 
 
+@pytest.mark.any_server
 def test_no_database_is_one_sentence_without_the_password(site: Site) -> None:
     for command in (["run"], ["check"], ["status"]):
         result = site.run(*command, dsn="postgresql://app:s3cret@127.0.0.1:1/shop")
@@ -261,6 +265,7 @@ def test_no_database_is_one_sentence_without_the_password(site: Site) -> None:
         assert "s3cret" not in result.out + result.err
 
 
+@pytest.mark.any_server
 def test_an_unknown_setting_names_the_nearest(site: Site) -> None:
     result = site.run("run", poolsize=5)
     assert result.code == 1
@@ -270,6 +275,7 @@ def test_an_unknown_setting_names_the_nearest(site: Site) -> None:
 # --- usage
 
 
+@pytest.mark.any_server
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -288,6 +294,7 @@ def test_wrong_usage_is_code_2_and_one_sentence(site: Site, words: list[str], se
     assert "--help" in line
 
 
+@pytest.mark.any_server
 @pytest.mark.parametrize(
     "command",
     ["run", "init", "check", "status", "pause", "resume", "rebuild", "wait", "catchup", "demo", "new"],
@@ -299,12 +306,14 @@ def test_the_help_of_each_command_has_an_example_and_its_exit_codes(site: Site, 
     assert "Exit codes: " in result.out
 
 
+@pytest.mark.any_server
 def test_global_options_may_stand_behind_the_command(site: Site) -> None:
     result = site.run("status", "--config", "nowhere.toml")
     assert result.code == 1
     assert "there is no settings file nowhere.toml" in result.err
 
 
+@pytest.mark.any_server
 def test_version_is_shown(site: Site) -> None:
     assert site.run("--version").out.startswith("projectiond 0.")
 
@@ -328,6 +337,7 @@ def test_status_shows_projections_with_and_without_row_and_a_row_without_project
     assert "\x1b" not in result.out
 
 
+@pytest.mark.any_server
 def test_status_names_a_projection_that_nobody_runs(site: Site) -> None:
     with site.daemon() as daemon:
         eventually(lambda: has_begun(site), 30)
@@ -338,6 +348,7 @@ def test_status_names_a_projection_that_nobody_runs(site: Site) -> None:
         assert daemon.is_running()
 
 
+@pytest.mark.any_server
 def test_status_works_while_the_plugins_are_broken(site: Site, db: psycopg.Connection[tuple[object, ...]]) -> None:
     db.execute("INSERT INTO projection_checkpoints (projection_name) VALUES ('counter')")
     (site.plugins / "counter.py").write_text("raise RuntimeError('no')\n")
@@ -347,6 +358,7 @@ def test_status_works_while_the_plugins_are_broken(site: Site, db: psycopg.Conne
     assert '1 fault in the plugins here; see "projectiond check"' in result.out
 
 
+@pytest.mark.any_server
 def test_what_a_plugin_prints_does_not_spoil_the_json(site: Site) -> None:
     (site.plugins / "counter.py").write_text(f'print("hello")\n{PLUGIN}')
     result = site.run("status", "--json")
@@ -397,6 +409,7 @@ def test_watching_the_status_outlives_an_outage(
 # --- pause, resume, rebuild
 
 
+@pytest.mark.any_server
 def test_an_unknown_name_changes_nothing_and_names_the_nearest(
     site: Site, db: psycopg.Connection[tuple[object, ...]]
 ) -> None:
@@ -410,6 +423,7 @@ def test_an_unknown_name_changes_nothing_and_names_the_nearest(
     assert value(db, "SELECT status FROM projection_checkpoints") == "running"
 
 
+@pytest.mark.any_server
 def test_pausing_resuming_and_rebuilding_say_what_they_did(
     site: Site, db: psycopg.Connection[tuple[object, ...]]
 ) -> None:
@@ -429,6 +443,7 @@ def test_pausing_resuming_and_rebuilding_say_what_they_did(
         assert value(db, "SELECT sum(n) FROM counter") == 210
 
 
+@pytest.mark.any_server
 def test_pausing_a_rebuild_says_what_becomes_of_it(site: Site, db: psycopg.Connection[tuple[object, ...]]) -> None:
     append_many(db, 5)
     assert site.run("rebuild", "counter").code == 0
@@ -441,6 +456,7 @@ def test_pausing_a_rebuild_says_what_becomes_of_it(site: Site, db: psycopg.Conne
     assert '"projectiond rebuild counter" begins afresh' in stopped
 
 
+@pytest.mark.any_server
 def test_a_projection_without_tables_is_not_rebuilt(site: Site, db: psycopg.Connection[tuple[object, ...]]) -> None:
     result = site.run("rebuild", "counter", "tableless")
     assert result.code == 1
@@ -448,6 +464,7 @@ def test_a_projection_without_tables_is_not_rebuilt(site: Site, db: psycopg.Conn
     assert value(db, "SELECT count(*) FROM projection_checkpoints") == 0
 
 
+@pytest.mark.any_server
 def test_steering_without_a_daemon_says_that_it_takes_effect_later(site: Site) -> None:
     result = site.run("rebuild", "counter")
     assert result.code == 0
@@ -455,6 +472,7 @@ def test_steering_without_a_daemon_says_that_it_takes_effect_later(site: Site) -
     assert status_of(site, "counter")["status"] == "rebuilding"
 
 
+@pytest.mark.any_server
 def test_a_rebuild_that_fails_ends_with_the_error(site: Site, db: psycopg.Connection[tuple[object, ...]]) -> None:
     append_many(db, 20)
     with site.daemon():
@@ -490,6 +508,7 @@ def test_a_rebuild_asked_for_twice_empties_the_tables_again(
 # --- wait
 
 
+@pytest.mark.any_server
 def test_wait_times_out_with_code_3_and_the_lag(site: Site, db: psycopg.Connection[tuple[object, ...]]) -> None:
     append_many(db, 5)
     result = site.run("wait", "counter", "--timeout", "0.2")
@@ -497,6 +516,7 @@ def test_wait_times_out_with_code_3_and_the_lag(site: Site, db: psycopg.Connecti
     assert 'after 0.2 s "counter" is at 0, 5 events behind 5; no daemon is running' in result.err
 
 
+@pytest.mark.any_server
 def test_wait_beyond_the_end_says_where_the_store_ends(site: Site, db: psycopg.Connection[tuple[object, ...]]) -> None:
     append_many(db, 5)
     result = site.run("wait", "counter", "--sequence", "99", "--timeout", "0.2")
@@ -522,6 +542,7 @@ def test_a_piped_wait_says_how_far_it_is_and_who_holds_the_mark(
     assert f"the high-water mark is held at 0 by pid {slow.info.backend_pid}" in result.err
 
 
+@pytest.mark.any_server
 def test_wait_says_at_once_that_the_projection_is_paused(
     site: Site, db: psycopg.Connection[tuple[object, ...]]
 ) -> None:
@@ -567,6 +588,7 @@ def test_catchup_applies_everything_and_leaves_out_what_an_operator_paused(
     assert value(db, "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'projectiond/%%'") == 0
 
 
+@pytest.mark.any_server
 def test_catchup_fails_with_the_error_of_a_projection_that_stops(
     site: Site, db: psycopg.Connection[tuple[object, ...]]
 ) -> None:
@@ -590,6 +612,7 @@ def test_catchup_waits_for_a_daemon_that_does_the_work(site: Site, db: psycopg.C
 # --- new
 
 
+@pytest.mark.any_server
 def test_what_new_says_to_append_fills_a_row(site: Site, db: psycopg.Connection[tuple[object, ...]]) -> None:
     said = site.run("new", "invoice_totals").out
     db.execute(said[said.index("INSERT INTO") :].encode())
@@ -597,6 +620,7 @@ def test_what_new_says_to_append_fills_a_row(site: Site, db: psycopg.Connection[
     assert value(db, "SELECT label FROM invoice_totals") == "the first"
 
 
+@pytest.mark.any_server
 def test_a_new_projection_loads_and_is_not_overwritten(site: Site) -> None:
     written = site.run("new", "invoice_totals")
     assert written.code == 0
@@ -611,6 +635,7 @@ def test_a_new_projection_loads_and_is_not_overwritten(site: Site) -> None:
     assert "projections/invoice_totals.py is there already" in again.err
 
 
+@pytest.mark.any_server
 @pytest.mark.parametrize("name", ["Bad", "1st", "a-b", "../x", "a b", "x" * 64, "order", "class"])
 def test_a_bad_name_for_a_new_projection_is_refused(site: Site, name: str) -> None:
     before = sorted(site.directory.rglob("*"))
@@ -628,6 +653,7 @@ def test_every_word_that_the_server_reserves_is_known(db: psycopg.Connection[tup
 # --- the edges
 
 
+@pytest.mark.any_server
 def test_output_that_nobody_reads_any_more_is_no_traceback(site: Site) -> None:
     command = f"{sys.executable} -m projectiond status --watch --json | head -n 1"
     done = subprocess.run(
@@ -643,6 +669,7 @@ def test_output_that_nobody_reads_any_more_is_no_traceback(site: Site) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.any_server
 def test_run_says_which_database_it_uses_without_the_password(site: Site) -> None:
     with site.daemon() as daemon:
         eventually(lambda: has_begun(site), 30, "the daemon did not begin")
@@ -650,6 +677,7 @@ def test_run_says_which_database_it_uses_without_the_password(site: Site) -> Non
         assert line["database"].startswith(f'database "{site.database.name}"')
 
 
+@pytest.mark.any_server
 def test_a_name_that_no_shell_would_like_is_shown_harmless(
     site: Site, db: psycopg.Connection[tuple[object, ...]]
 ) -> None:

@@ -16,7 +16,7 @@ from tests.support.process import DaemonProcess
 from tests.support.queries import Connection, value
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.acceptance, pytest.mark.any_server, pytest.mark.timeout(120)]
 
 # "quiet" is the neighbour that must go on, whatever happens to "trouble".
 PLUGIN = """

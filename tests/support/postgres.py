@@ -29,7 +29,7 @@ StopMode = Literal["fast", "immediate"]
 _STOP_SIGNALS = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
 # No fsync: a test never cuts the machine's power. Commits stay synchronous otherwise, so that the order of
-# commits, locks and notifications is the one that users have.
+# commits, locks and notifications is the one that users have. The write-ahead log may lie in memory, so it is short.
 _CONFIGURATION = """
 listen_addresses = ''
 port = 5432
@@ -39,6 +39,7 @@ full_page_writes = off
 max_prepared_transactions = 50
 max_connections = 200
 shared_buffers = 32MB
+max_wal_size = 256MB
 autovacuum_naptime = 10min
 timezone = 'UTC'
 log_line_prefix = '%m [%p] %a '
@@ -187,12 +188,35 @@ def fresh_database(server: Server, template: str = "template0") -> Iterator[Data
     # The process id keeps parallel runs apart on a server that they share.
     database = Database(server, f"test_{os.getpid()}_{next(_database_numbers)}")
     create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
-    drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
-    with psycopg.connect(server.dsn(), autocommit=True) as admin:
-        admin.execute(create.format(sql.Identifier(database.name), sql.Identifier(template)))
+    _administrator(server).execute(create.format(sql.Identifier(database.name), sql.Identifier(template)))
     try:
         yield database
     finally:
         database.close()
-        with psycopg.connect(server.dsn(), autocommit=True) as admin:
-            admin.execute(drop.format(sql.Identifier(database.name)))
+        _drop(database)
+
+
+def close_administrators() -> None:
+    """Close the connections that made databases; called once, when the run ends."""
+    for conn in _administrators.values():
+        conn.close()
+    _administrators.clear()
+
+
+# One for each server: two connections for each of thousands of tests would cost more than what they do.
+_administrators: dict[str, psycopg.Connection[TupleRow]] = {}
+
+
+def _administrator(server: Server) -> psycopg.Connection[TupleRow]:
+    dsn = server.dsn()
+    if dsn not in _administrators or _administrators[dsn].closed:
+        _administrators[dsn] = psycopg.connect(dsn, autocommit=True)
+    return _administrators[dsn]
+
+
+def _drop(database: Database) -> None:
+    admin = _administrator(database.server)
+    end_sessions = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+    # A session ends a moment after its connection. DROP DATABASE would find it there, and wait for a tenth of a second.
+    eventually(lambda: not admin.execute(end_sessions, (database.name,)).fetchall(), 30, f"{database} is in use")
+    admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database.name)))

@@ -2,7 +2,8 @@
 
 It is not ours to ship.  Tests use the file that PROJECTIOND_TEST_EVENTS names, and are skipped, visibly, where it names
 none.  One JSON object a line (gzipped), in time order, with the columns of `event_store` except those that the database
-fills.
+fills.  They use the beginning of the log, or all of it where PROJECTIOND_TEST_ALL_EVENTS is set: minutes instead of
+seconds, and the same demands.
 """
 
 import gzip
@@ -20,6 +21,8 @@ import pytest
 
 VARIABLE = "PROJECTIOND_TEST_EVENTS"
 FILE = Path(os.environ.get(VARIABLE) or "nowhere")
+
+HAS_TIME = bool(os.environ.get("PROJECTIOND_TEST_ALL_EVENTS"))
 
 needs_real_events = pytest.mark.skipif(
     not FILE.is_file(), reason=f"{VARIABLE} names no file of real events; see tests/support/real_events.py"
