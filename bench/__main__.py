@@ -14,7 +14,19 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from bench import catchup_loans, catchup_orders, chart, fan_out, growth, idle, latency, machine, report, writers
+from bench import (
+    appends,
+    catchup_loans,
+    catchup_orders,
+    chart,
+    fan_out,
+    growth,
+    idle,
+    latency,
+    machine,
+    report,
+    writers,
+)
 from bench.context import FULL, QUICK, Context
 from bench.report import Figure
 from bench.server import running_server
@@ -26,6 +38,7 @@ MEASUREMENTS: Final[dict[str, Callable[[Context], list[Figure]]]] = {
     "latency": latency.measure,
     "fan-out": fan_out.measure,
     "writers": writers.measure,
+    "appends": appends.measure,
     "idle": idle.measure,
 }
 

@@ -30,6 +30,8 @@ class Scale:
     writer_rounds: int
     writer_settings: tuple[tuple[int, str, str], ...]
     """Connections, protocol (pgbench's -M), synchronous_commit."""
+    append_rounds: int
+    append_writers: tuple[int, ...]
     idle_seconds: float
 
 
@@ -54,6 +56,8 @@ FULL = Scale(
         (8, "prepared", "on"),
         (32, "prepared", "on"),
     ),
+    append_rounds=10,
+    append_writers=(1, 8, 32),
     idle_seconds=20.0,
 )
 
@@ -73,6 +77,8 @@ QUICK = Scale(
     fan_out_appends=15,
     writer_rounds=1,
     writer_settings=((8, "prepared", "off"),),
+    append_rounds=2,
+    append_writers=(8,),
     idle_seconds=4.0,
 )
 

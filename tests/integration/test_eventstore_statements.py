@@ -22,8 +22,10 @@ APPEND = ONE.parameters()
 HOT: list[tuple[str, LiteralString, dict[str, Any], str]] = [
     ("append one", statements.APPEND_ONE, SINGLE, "unique_aggregate_version"),
     ("append", statements.APPEND, APPEND, "unique_aggregate_version"),
-    ("versions", statements.READ_VERSIONS, APPEND, "unique_aggregate_version"),
-    ("find", statements.FIND_EVENTS, APPEND, "event_store_pkey"),
+    ("look at one version", statements.LOOK_ONE, SINGLE, "unique_aggregate_version"),
+    ("look for one event", statements.LOOK_ONE, SINGLE, "event_store_pkey"),
+    ("look at versions", statements.LOOK, APPEND, "unique_aggregate_version"),
+    ("look for events", statements.LOOK, APPEND, "event_store_pkey"),
     ("events", statements.READ_EVENTS, PAGE, "unique_aggregate_version"),
     ("page", statements.READ_PAGE, {**PAGE, "most_stored": 100, "most_bytes": 100}, "unique_aggregate_version"),
     ("snapshot", statements.READ_SNAPSHOT, {"aggregate_id": STREAM, "shape": "x"}, "snapshots_pkey"),

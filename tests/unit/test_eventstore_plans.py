@@ -42,39 +42,41 @@ def play(plan: Plan[int], *answers: tuple[str, Answer]) -> int:
 def test_an_append_that_goes_well_is_one_statement() -> None:
     assert play(append(request()), (statements.APPEND_ONE, [(17,)])) == 17
     events = [NewEvent("X", {}, aggregate_type="Order") for _ in range(2)]
-    assert play(append(request(0, *events)), (statements.APPEND, [(True, 18)])) == 18
-    assert play(append(request(ANY_VERSION)), (statements.APPEND, [(True, 17)])) == 17
+    assert play(append(request(0, *events)), (statements.APPEND, [(18,)])) == 18
+    assert play(append(request(ANY_VERSION)), (statements.APPEND, [(17,)])) == 17
 
 
-def test_the_versions_are_read_before_the_events() -> None:
-    """A twin that commits after the versions were read is still found; the other order would call it a conflict."""
+def test_a_retry_is_found_before_a_conflict_is_seen() -> None:
+    """What has moved the version is this very append, or its twin: no conflict."""
     refusals: list[Answer] = [[], psycopg.errors.UniqueViolation("race")]
     for refusal in refusals:
         for version in (0, 1):
             answers: list[tuple[str, Answer]] = [
                 (statements.APPEND_ONE, refusal),
-                (statements.READ_VERSIONS, [(ORDER, version, False)]),
-                (statements.FIND_EVENTS, [(1, 1, 17, True)]),
+                (statements.LOOK_ONE, [(version, True)]),
+                (statements.LOOK, [(0, ORDER, version, None, False), (1, ORDER, 1, 17, True)]),
             ]
             assert play(append(request()), *answers) == 17
 
 
 def test_a_conflict_has_the_version_that_was_seen() -> None:
-    answers: list[tuple[str, Answer]] = [
-        (statements.APPEND_ONE, []),
-        (statements.READ_VERSIONS, [(ORDER, 7, False)]),
-        (statements.FIND_EVENTS, []),
-    ]
     with pytest.raises(ConcurrencyError) as caught:
-        play(append(request(3)), *answers)
+        play(append(request(3)), (statements.APPEND_ONE, []), (statements.LOOK_ONE, [(7, False)]))
+    assert caught.value.actual_version == 7
+
+
+def test_a_conflict_of_several_events_has_the_version_that_was_seen() -> None:
+    events = [NewEvent("X", {}, aggregate_type="Order") for _ in range(2)]
+    with pytest.raises(ConcurrencyError) as caught:
+        play(append(request(3, *events)), (statements.APPEND, []), (statements.LOOK, [(0, ORDER, 7, None, False)]))
     assert caught.value.actual_version == 7
 
 
 def test_a_version_that_has_become_the_expected_one_is_tried_again() -> None:
     answers: list[tuple[str, Answer]] = [
         (statements.APPEND_ONE, []),
-        (statements.READ_VERSIONS, [(ORDER, 3, False)]),
-        (statements.FIND_EVENTS, []),
+        (statements.LOOK_ONE, [(3, False)]),
+        (statements.LOOK, [(0, ORDER, 3, None, False)]),
         (statements.APPEND_ONE, [(17,)]),
     ]
     assert play(append(request(3)), *answers) == 17
@@ -83,14 +85,13 @@ def test_a_version_that_has_become_the_expected_one_is_tried_again() -> None:
 def test_a_writer_of_any_version_that_never_wins_gives_up_in_the_end() -> None:
     lost: list[tuple[str, Answer]] = [
         (statements.APPEND, psycopg.errors.UniqueViolation("race")),
-        (statements.READ_VERSIONS, [(ORDER, 5, False)]),
-        (statements.FIND_EVENTS, []),
+        (statements.LOOK, [(0, ORDER, 5, None, False)]),
         (statements.INDEX_COLUMNS, [(["aggregate_id", "version"],)]),
     ]
     with pytest.raises(ConcurrencyError) as caught:
         play(append(request(ANY_VERSION)), *(lost * MAX_ATTEMPTS))
     assert (caught.value.expected_version, caught.value.actual_version) == (None, 5)
-    assert play(append(request(ANY_VERSION)), *lost, (statements.APPEND, [(True, 18)])) == 18
+    assert play(append(request(ANY_VERSION)), *lost, (statements.APPEND, [(18,)])) == 18
 
 
 def test_aggregates_are_appended_to_in_the_order_of_their_ids() -> None:

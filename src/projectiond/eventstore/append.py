@@ -5,14 +5,16 @@ stale already costs no failed INSERT and no number.  Two writers at the very sam
 unique constraint on (aggregate_id, version) lets one of them in and the other one's INSERT fail as a whole, since it
 is one statement.  Nobody waits for anybody except for that one row, which is what has to be decided.
 
-What was not written is judged in this order, each in a statement of its own:
+What was not written is looked into by one statement more (``statements.LOOK``), and judged in this order:
 
-1. *Which versions are there?*
-2. *Are these events there already?*  All of them, in this order and unchanged: this is a retry, after an answer that
+1. *Are these events there already?*  All of them, in this order and unchanged: this is a retry, after an answer that
    was lost or beside a twin that was faster, and its result is the first one's.  A part of them, or another event under
-   one of the ids: refused.  This is read after the versions, so a twin that commits in between is recognised and no
-   conflict is reported that the caller itself has caused.
-3. *Is a version another one than expected?*  That is the conflict, with the true version.
+   one of the ids: refused.
+2. *Is a version another one than expected?*  That is the conflict, with the true version.
+
+Versions and events are read in one statement, hence as of one time: a version that a twin has moved is never seen
+without the twin's events, and no conflict is reported that the caller itself has caused.  For a single event a smaller
+statement (``LOOK_ONE``) has the answer nearly always: it is not there, and the version is another one.
 
 A caller's transaction with a snapshot of its own (REPEATABLE READ, SERIALIZABLE) cannot see what it has run into.  Then
 the version is not known, and the caller has to begin anew.  What the server itself calls a serialization failure or a
@@ -51,39 +53,45 @@ def append(request: Request) -> Plan[int]:
         number, violation = yield from _attempt(request)
         if number is not None:
             return number
-        parameters = request.parameters()
-        versions = yield Statement(statements.READ_VERSIONS, parameters)
-        stored = yield Statement(statements.FIND_EVENTS, parameters)
+        seen = yield Statement(statements.LOOK, request.parameters())
+        aggregates, stored = seen[: len(request.expected)], seen[len(request.expected) :]
         if stored:
             return _recognise(request, stored)
-        if (mismatch := _mismatch(request, versions)) is not None:
+        if (mismatch := _mismatch(request, aggregates)) is not None:
             raise ConcurrencyError(*mismatch)
         if violation is not None:
-            yield from _judge(violation, request, is_snapshot_older=bool(versions[0][2]))
+            yield from _judge(violation, request, is_snapshot_older=bool(aggregates[0][4]))
         # The caller takes any version, or the version has become the expected one.
-    aggregate_id, version, _ = versions[0]
-    raise ConcurrencyError(aggregate_id, request.expected[aggregate_id], version)
+    aggregate_id, expected = request.expected[0]
+    raise ConcurrencyError(aggregate_id, expected, aggregates[0][2])
 
 
 def _attempt(request: Request) -> Plan[tuple[int | None, psycopg.errors.UniqueViolation | None]]:
     """Append; without a number nothing was written, because of a version that was seen or of the violation."""
     single = request.single()
+    violation = None
     try:
-        if single is not None:
-            rows = yield Statement(statements.APPEND_ONE, single, may_fail=True)
-            return (int(rows[0][0]) if rows else None), None
-        ((is_as_expected, number),) = yield Statement(statements.APPEND, request.parameters(), may_fail=True)
+        if single is None:
+            written = yield Statement(statements.APPEND, request.parameters(), may_fail=True)
+        else:
+            written = yield Statement(statements.APPEND_ONE, single, may_fail=True)
+        if written:
+            return int(written[0][0]), None
     except psycopg.errors.UniqueViolation as error:
-        return None, error
+        violation = error
     except psycopg.DataError as error:
         raise _unstorable(request, error) from None
-    return (int(number) if is_as_expected else None), None
+    if single is not None:
+        ((version, is_stored),) = yield Statement(statements.LOOK_ONE, single)
+        if version != single["expected_version"] and not is_stored:
+            raise ConcurrencyError(single["aggregate_id"], single["expected_version"], version)
+    return None, violation
 
 
-def _mismatch(request: Request, rows: Sequence[TupleRow]) -> tuple[UUID, int, int] | None:
+def _mismatch(request: Request, aggregates: Sequence[TupleRow]) -> tuple[UUID, int, int] | None:
     """Find the first aggregate that is not at its expected version."""
-    versions = {row[0]: int(row[1]) for row in rows}
-    for aggregate_id, expected in request.expected.items():
+    versions = {row[1]: int(row[2]) for row in aggregates}
+    for aggregate_id, expected in request.expected:
         if expected is not None and versions[aggregate_id] != expected:
             return aggregate_id, expected, versions[aggregate_id]
     return None
@@ -91,7 +99,7 @@ def _mismatch(request: Request, rows: Sequence[TupleRow]) -> tuple[UUID, int, in
 
 def _recognise(request: Request, stored: Sequence[TupleRow]) -> int:
     """Give the result of the first append, or say why this is no retry of it."""
-    for ordinal, _version, _number, is_the_same in stored:
+    for ordinal, _, _, _, is_the_same in stored:
         if not is_the_same:
             row = request.rows[ordinal - 1]
             raise EventIdTakenError(
@@ -105,13 +113,13 @@ def _recognise(request: Request, stored: Sequence[TupleRow]) -> int:
             hint="append the very same events again, or give new ones new ids",
         )
     # The version before each aggregate's first event, as each of its events gives it.
-    befores = {(row.aggregate_id, found[1] - row.place) for row, found in zip(request.rows, stored, strict=True)}
+    befores = {(row.aggregate_id, found[2] - row.place) for row, found in zip(request.rows, stored, strict=True)}
     if len(befores) > len({row.aggregate_id for row in request.rows}):
         raise EventIdTakenError(
             "all these events are in the store already, but not next to each other in this order",
             hint="append the very same events again, or give new ones new ids",
         )
-    return max(int(found[2]) for found in stored)
+    return max(int(found[3]) for found in stored)
 
 
 def _judge(violation: psycopg.errors.UniqueViolation, request: Request, *, is_snapshot_older: bool) -> Plan[None]:
@@ -122,7 +130,7 @@ def _judge(violation: psycopg.errors.UniqueViolation, request: Request, *, is_sn
     if not is_ours:
         raise violation
     if is_snapshot_older:
-        aggregate_id, expected = next(iter(request.expected.items()))
+        aggregate_id, expected = request.expected[0]
         raise ConcurrencyError(aggregate_id, expected, None)
 
 

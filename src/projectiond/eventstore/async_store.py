@@ -22,7 +22,7 @@ from projectiond.eventstore.reading import Pages, by_sequence_number, by_version
 from projectiond.eventstore.registry import EventRegistry
 from projectiond.eventstore.shared import (
     BATCH_SIZE,
-    OWN_POOL_SIZE,
+    OWN_POOL,
     SNAPSHOT_THRESHOLD,
     STREAM_TIMEOUT_SECONDS,
     Plans,
@@ -54,7 +54,7 @@ class AsyncEventStore:
         self._plans = Plans(registry, snapshot_threshold)
         self._own_pool: AsyncConnectionPool[Any] | None = None
         if isinstance(source, str):
-            source = self._own_pool = AsyncConnectionPool(source, min_size=0, max_size=OWN_POOL_SIZE, open=False)
+            source = self._own_pool = AsyncConnectionPool(source, open=False, **OWN_POOL)
         if not isinstance(source, (AsyncConnectionPool, psycopg.AsyncConnection)):
             raise refuse_source(source, "AsyncConnectionPool or AsyncConnection")
         self._source = source
@@ -216,20 +216,26 @@ class AsyncEventStore:
         elif isinstance(self._source, psycopg.AsyncConnection):
             yield self._source
         else:
-            if self._own_pool is not None:
+            if self._own_pool is not None and self._own_pool.closed:
                 # A pool opens within a running loop only; a second time this does nothing.
                 await self._own_pool.open()
-            async with self._source.connection() as db:
+            # Not pool.connection(), which would commit: nothing is left to be committed.
+            db = await self._source.getconn()
+            try:
+                # Asked first, for it takes a twentieth of an append to set what is set already.
                 was_autocommit = db.autocommit
-                await db.set_autocommit(True)
+                if not was_autocommit:
+                    await db.set_autocommit(True)
+                yield db
+            finally:
                 try:
-                    yield db
-                finally:
-                    if db.info.transaction_status == TransactionStatus.IDLE:
-                        await db.set_autocommit(was_autocommit)
-                    else:
+                    if db.pgconn.transaction_status != TransactionStatus.IDLE:
                         # Interrupted: it must not go back as it is, and the pool replaces it.
                         await db.close()
+                    elif not was_autocommit:
+                        await db.set_autocommit(False)
+                finally:
+                    await self._source.putconn(db)
 
 
 async def _run(db: "psycopg.AsyncConnection[Any]", plan: Plan[T]) -> T:
@@ -253,7 +259,7 @@ async def _take(db: "psycopg.AsyncConnection[Any]", step: Statement | Pause) -> 
         return ()
     if not step.may_fail:
         return await _execute(db, step)
-    if db.info.transaction_status != TransactionStatus.IDLE:
+    if db.pgconn.transaction_status != TransactionStatus.IDLE:
         async with db.transaction():
             return await _execute(db, step)
     try:

@@ -9,7 +9,9 @@ knows (a NUL character, a number that is none) is translated by ``append``.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Self
+from itertools import pairwise
+from operator import attrgetter
+from typing import Any, Final, NamedTuple, Self
 from uuid import UUID, uuid4
 
 import pydantic_core
@@ -71,8 +73,7 @@ class Append:
     metadata: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One event, as the columns take it."""
 
     aggregate_id: UUID
@@ -100,7 +101,9 @@ class Request:
     other's commit in one direction only: no deadlock.
     """
 
-    expected: Mapping[UUID, int | None]
+    expected: Sequence[tuple[UUID, int | None]]
+    """The aggregates, each once, with their expected versions; None for any."""
+
     rows: Sequence[Row]
 
     @classmethod
@@ -112,42 +115,27 @@ class Request:
             EventRegistryError: A class is not registered.
             EventDataError: An event's data or metadata cannot be made JSON.
         """
-        expected: dict[UUID, int | None] = {}
+        expected: list[tuple[UUID, int | None]] = []
         rows: list[Row] = []
-        appends = list(appends)
-        for append in appends:
-            if not isinstance(append.aggregate_id, UUID):
-                raise AppendRefusedError(
-                    f"the aggregate id {append.aggregate_id!r} is no UUID", hint="pass an instance of uuid.UUID"
-                )
-        for append in sorted(appends, key=lambda append: append.aggregate_id):
-            if append.aggregate_id in expected:
-                raise AppendRefusedError(
-                    f"aggregate {append.aggregate_id} occurs twice in one append", hint="put its events into one list"
-                )
-            expected[append.aggregate_id] = _expected_version(append.expected_version)
+        for append in _in_order(appends):
+            expected.append((append.aggregate_id, _expected_version(append.expected_version)))
             for place, event in enumerate(append.events, 1):
                 rows.append(_make_row(append, place, event, registry))
-        seen = set()
-        for row in rows:
-            if row.event_id in seen:
-                raise EventIdTakenError(
-                    f"two events of this append have the id {row.event_id}", hint="give each event an id of its own"
-                )
-            seen.add(row.event_id)
+        if len(rows) > 1:
+            _refuse_repeated_ids(rows)
         return cls(expected, rows)
 
     def single(self) -> dict[str, Any] | None:
         """Give the parameters of ``APPEND_ONE``, if this is what it is for."""
         if len(self.rows) != 1 or len(self.expected) != 1:
             return None
-        (row,) = self.rows
-        expected = self.expected[row.aggregate_id]
+        ((aggregate_id, expected),) = self.expected
         if expected is None:
             return None
+        (row,) = self.rows
         return {
             "event_id": row.event_id,
-            "aggregate_id": row.aggregate_id,
+            "aggregate_id": aggregate_id,
             "aggregate_type": row.aggregate_type,
             "event_type": row.event_type,
             "data": row.data,
@@ -157,9 +145,36 @@ class Request:
 
     def parameters(self) -> dict[str, Any]:
         """Give the parameters of all other statements of an append."""
-        aggregates = [{"aggregate_id": str(key), "expected_version": value} for key, value in self.expected.items()]
+        aggregates = [{"aggregate_id": str(key), "expected_version": value} for key, value in self.expected]
         events = ",".join(row.to_json(ordinal) for ordinal, row in enumerate(self.rows, 1))
         return {"aggregates": json.dumps(aggregates), "events": f"[{events}]"}
+
+
+def _in_order(appends: Iterable[Append]) -> Sequence[Append]:
+    appends = list(appends)
+    for append in appends:
+        if not isinstance(append.aggregate_id, UUID):
+            raise AppendRefusedError(
+                f"the aggregate id {append.aggregate_id!r} is no UUID", hint="pass an instance of uuid.UUID"
+            )
+    if len(appends) > 1:
+        appends.sort(key=attrgetter("aggregate_id"))
+        for append, following in pairwise(appends):
+            if append.aggregate_id == following.aggregate_id:
+                raise AppendRefusedError(
+                    f"aggregate {append.aggregate_id} occurs twice in one append", hint="put its events into one list"
+                )
+    return appends
+
+
+def _refuse_repeated_ids(rows: Iterable[Row]) -> None:
+    seen = set()
+    for row in rows:
+        if row.event_id in seen:
+            raise EventIdTakenError(
+                f"two events of this append have the id {row.event_id}", hint="give each event an id of its own"
+            )
+        seen.add(row.event_id)
 
 
 def _expected_version(version: object) -> int | None:

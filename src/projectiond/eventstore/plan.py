@@ -10,7 +10,7 @@ served by another session: a pooler in transaction mode is welcome.
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, LiteralString, TypeAlias, TypeVar
+from typing import Any, Final, LiteralString, NamedTuple, TypeAlias, TypeVar
 
 import psycopg
 from psycopg.abc import Loader
@@ -25,8 +25,7 @@ JSON_AS_BYTES: Final[type[Loader] | None] = psycopg.adapters.get_loader(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+class Statement(NamedTuple):
     """One statement, one round trip; it always gives rows."""
 
     query: LiteralString

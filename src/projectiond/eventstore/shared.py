@@ -22,8 +22,8 @@ SNAPSHOT_THRESHOLD: Final[int] = Settings.model_fields["snapshot_threshold"].def
 BATCH_SIZE: Final = 100
 STREAM_TIMEOUT_SECONDS: Final = 60.0
 
-# The connections that a store opens for itself, of a connection string.
-OWN_POOL_SIZE: Final = 10
+# The pool that a store opens for itself, of a connection string.
+OWN_POOL: Final[Mapping[str, Any]] = {"min_size": 0, "max_size": 10, "kwargs": {"autocommit": True}}
 
 
 class Plans:

@@ -35,8 +35,8 @@ RETURNING sequence_number
 # Parameters: two JSON arrays of objects.  aggregates: aggregate_id (each once), expected_version (null for "any").
 # events: ordinal (from 1), aggregate_id, place (from 1 within its aggregate), event_id, aggregate_type, event_type,
 # data, metadata.  JSON and not arrays: with arrays the server plans the statement each time, which takes longer.
-# Rows: one (whether all versions were the expected ones, the last sequence number of these aggregates).  All events are
-# written, or none when a version is not the expected one.
+# Rows: one (the last sequence number of these aggregates), or none when a version is not the expected one.  All events
+# are written, or none.
 # What the statement sees is as old as its start; whoever wrote in between holds the unique constraint on
 # (aggregate_id, version), and the INSERT fails with 23505.
 # Numbers are drawn by the column's default above the sort, hence in the order of the events, and under the INSERT's
@@ -86,28 +86,28 @@ written AS (
     ORDER BY new.ordinal
     RETURNING sequence_number
 )
-SELECT
-    NOT EXISTS (SELECT FROM tail WHERE expected_version <> version),
-    greatest((SELECT max(sequence_number) FROM written), (SELECT max(sequence_number) FROM tail))
+SELECT greatest((SELECT max(sequence_number) FROM written), (SELECT max(sequence_number) FROM tail))
+WHERE NOT EXISTS (SELECT FROM tail WHERE expected_version <> version)
 """
 
-# Parameters: aggregates, as for APPEND.  Rows: one for each (aggregate_id, version, whether the transaction keeps a
-# snapshot that may be older than this statement).
-# Index: the unique one on (aggregate_id, version), its last entry.
-READ_VERSIONS: LiteralString = """
+# Parameters: aggregates and events, as for APPEND.
+# Rows, in this order: one for each aggregate (0, aggregate_id, version, null, whether the transaction keeps a snapshot
+# that may be older than this statement); then one for each of these events that is in the store, in their order
+# (ordinal, aggregate_id, version, sequence_number, whether it is the very event).
+# Index: the unique one on (aggregate_id, version), its last entry; the primary key.
+LOOK: LiteralString = """
 SELECT
+    0::bigint,
     wanted.aggregate_id,
     coalesce((SELECT max(version) FROM event_store WHERE event_store.aggregate_id = wanted.aggregate_id), 0),
+    NULL::bigint,
     current_setting('transaction_isolation') IN ('repeatable read', 'serializable')
         AND transaction_timestamp() < statement_timestamp()
 FROM json_to_recordset(%(aggregates)s::json) AS wanted (aggregate_id uuid)
-"""
-
-# Parameters: events, as for APPEND.  Rows: one for each of these events that is in the store, in their order (ordinal,
-# version, sequence_number, whether it is the very event).  Index: the primary key.
-FIND_EVENTS: LiteralString = """
+UNION ALL
 SELECT
     new.ordinal,
+    stored.aggregate_id,
     stored.version,
     stored.sequence_number,
     stored.aggregate_id = new.aggregate_id
@@ -126,7 +126,16 @@ CROSS JOIN LATERAL (
     WHERE event_store.event_id = new.event_id
     LIMIT 1
 ) AS stored
-ORDER BY new.ordinal
+ORDER BY 1
+"""
+
+# Parameters: aggregate_id, event_id.  Rows: one (version, whether there is an event of this id).
+# What APPEND_ONE is refused for nearly always, seen in less than half of LOOK's time.
+# Index: the unique one on (aggregate_id, version), its last entry; the primary key.
+LOOK_ONE: LiteralString = """
+SELECT
+    coalesce((SELECT max(version) FROM event_store WHERE aggregate_id = %(aggregate_id)s), 0),
+    EXISTS (SELECT FROM event_store WHERE event_id = %(event_id)s)
 """
 
 # Parameters: schema, index.  Rows: one (columns, as text[]) or none: what a violated constraint is made of.

@@ -27,7 +27,7 @@ from projectiond.eventstore.reading import Pages, by_sequence_number, by_version
 from projectiond.eventstore.registry import EventRegistry
 from projectiond.eventstore.shared import (
     BATCH_SIZE,
-    OWN_POOL_SIZE,
+    OWN_POOL,
     SNAPSHOT_THRESHOLD,
     STREAM_TIMEOUT_SECONDS,
     Plans,
@@ -59,7 +59,7 @@ class EventStore:
         self._plans = Plans(registry, snapshot_threshold)
         self._own_pool: ConnectionPool[Any] | None = None
         if isinstance(source, str):
-            source = self._own_pool = ConnectionPool(source, min_size=0, max_size=OWN_POOL_SIZE, open=True)
+            source = self._own_pool = ConnectionPool(source, open=True, **OWN_POOL)
         if not isinstance(source, (ConnectionPool, psycopg.Connection)):
             raise refuse_source(source, "ConnectionPool or Connection")
         self._source = source
@@ -215,17 +215,23 @@ class EventStore:
         elif isinstance(self._source, psycopg.Connection):
             yield self._source
         else:
-            with self._source.connection() as db:
+            # Not pool.connection(), which would commit: nothing is left to be committed.
+            db = self._source.getconn()
+            try:
+                # Asked first, for it takes a twentieth of an append to set what is set already.
                 was_autocommit = db.autocommit
-                db.autocommit = True
+                if not was_autocommit:
+                    db.autocommit = True
+                yield db
+            finally:
                 try:
-                    yield db
-                finally:
-                    if db.info.transaction_status == TransactionStatus.IDLE:
-                        db.autocommit = was_autocommit
-                    else:
+                    if db.pgconn.transaction_status != TransactionStatus.IDLE:
                         # Interrupted: it must not go back as it is, and the pool replaces it.
                         db.close()
+                    elif not was_autocommit:
+                        db.autocommit = False
+                finally:
+                    self._source.putconn(db)
 
 
 def _run(db: "psycopg.Connection[Any]", plan: Plan[T]) -> T:
@@ -249,7 +255,7 @@ def _take(db: "psycopg.Connection[Any]", step: Statement | Pause) -> Sequence[Tu
         return ()
     if not step.may_fail:
         return _execute(db, step)
-    if db.info.transaction_status != TransactionStatus.IDLE:
+    if db.pgconn.transaction_status != TransactionStatus.IDLE:
         with db.transaction():
             return _execute(db, step)
     try:
