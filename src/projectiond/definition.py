@@ -7,12 +7,13 @@ annotations, options.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
 from projectiond.event import Event
+from projectiond.fingerprint import Fingerprint
 from projectiond.projection import ANY_EVENT, BaseProjection
 
 
@@ -65,6 +66,10 @@ class Definition:
     checkpoint_every: int | None = None
     max_attempts: int | None = None
     on_error: Literal["pause", "skip"] | None = None
+    on_change: Literal["warn", "rebuild", "pause"] | None = None
+
+    fingerprint: Fingerprint = field(default_factory=lambda: Fingerprint(code=None, schema="", options={}))
+    """What the tables are made of, as the source was when it was loaded."""
 
     def handlers_for(self, event_type: str) -> tuple[Handler, ...]:
         """Return the handlers to call, in order, for an event of this type."""

@@ -19,6 +19,7 @@ class Limits:
     max_attempts: int
     on_error: Literal["pause", "skip"]
     catchup_transaction_seconds: float
+    on_change: Literal["warn", "rebuild", "pause"] = "warn"
 
 
 def resolve_limits(definition: Definition, settings: Settings) -> Limits:
@@ -29,4 +30,5 @@ def resolve_limits(definition: Definition, settings: Settings) -> Limits:
         max_attempts=definition.max_attempts or settings.max_attempts,
         on_error=definition.on_error or settings.on_error,
         catchup_transaction_seconds=settings.catchup_transaction_seconds,
+        on_change=definition.on_change or settings.on_change,
     )

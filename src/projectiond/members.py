@@ -33,6 +33,8 @@ SHARED: Final = (
     "checkpoint_every",
     "max_attempts",
     "on_error",
+    "on_change",
+    "version",
 )
 
 # Options, and then methods, that only some kinds have.

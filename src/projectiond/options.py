@@ -26,6 +26,7 @@ MAX_NAME = 100
 STORE_TABLES: Final = frozenset(
     {
         "event_store",
+        "projection_builds",
         "projection_checkpoints",
         "projection_dead_letters",
         "projection_rebuilds",
@@ -47,6 +48,8 @@ class Options:
     checkpoint_every: int | None
     max_attempts: int | None
     on_error: Literal["pause", "skip"] | None
+    on_change: Literal["warn", "rebuild", "pause"] | None
+    version: str | None
     event_types: tuple[str, ...]
     """Of a kind that has no handlers; of the others, whose handlers say it, empty."""
 
@@ -64,6 +67,8 @@ def read_options(cls: type[BaseProjection], complain: Complain) -> Options:
         checkpoint_every=_positive(cls, "checkpoint_every", complain),
         max_attempts=_positive(cls, "max_attempts", complain),
         on_error=_on_error(cls, complain),
+        on_change=_on_change(cls, complain),
+        version=_version(cls, complain),
         event_types=_event_types(cls, complain) if issubclass(cls, (BatchProjection, SqlProjection)) else (),
     )
 
@@ -148,6 +153,24 @@ def _on_error(cls: type[BaseProjection], complain: Complain) -> Literal["pause",
         case _:
             complain(f'on_error is {value!r}; it must be "pause" or "skip"')
             return None
+
+
+def _on_change(cls: type[BaseProjection], complain: Complain) -> Literal["warn", "rebuild", "pause"] | None:
+    value: object = cls.on_change
+    match value:
+        case None | "warn" | "rebuild" | "pause":
+            return cls.on_change
+        case _:
+            complain(f'on_change is {value!r}; it must be "warn", "rebuild" or "pause"')
+            return None
+
+
+def _version(cls: type[BaseProjection], complain: Complain) -> str | None:
+    value: object = cls.version
+    if value is None or (isinstance(value, str) and value.strip() and value.isprintable()):
+        return cls.version
+    complain(f'version is {value!r}; it must be a text, as in version = "2"')
+    return None
 
 
 def _event_types(cls: type[BatchProjection | SqlProjection], complain: Complain) -> tuple[str, ...]:

@@ -69,6 +69,12 @@ class BaseProjection:
     on_error: ClassVar[Literal["pause", "skip"] | None] = None
     """What becomes of an event that keeps failing: stop before it, or set it aside and go on."""
 
+    on_change: ClassVar[Literal["warn", "rebuild", "pause"] | None] = None
+    """What happens when the daemon starts with other code or another schema than the tables were built with."""
+
+    version: ClassVar[str | None] = None
+    """Stands for the code: as long as it is the same text, a change of the handlers is taken to be harmless."""
+
     def __init_subclass__(cls, **keywords: Any) -> None:  # noqa: ANN401 - they belong to other base classes
         """Give the class its default name; an inherited one would make two projections of one name."""
         super().__init_subclass__(**keywords)

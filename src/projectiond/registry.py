@@ -21,6 +21,7 @@ from typing import Final, TypeVar
 from projectiond.definition import Definition, Handler
 from projectiond.errors import ConfigurationError
 from projectiond.fault import Fault, quoted
+from projectiond.fingerprint import take_fingerprint
 from projectiond.handlers import Complain as ComplainAt
 from projectiond.handlers import HandlerMethod, check_apply, check_key, read_handlers, refuse_handlers
 from projectiond.members import find_kind, look_for_strays
@@ -165,6 +166,14 @@ def _define(
 ) -> Definition:
     handlers = _by_event_type(projection, methods)
     event_types = {*options.event_types, *handlers}
+    fingerprint = take_fingerprint(
+        type(projection),
+        tables=options.tables,
+        schema=options.schema,
+        event_types=None if ANY_EVENT in event_types else tuple(event_types),
+        handlers=_names_by_event_type(methods),
+        version=options.version,
+    )
     return Definition(
         name=name,
         projection=projection,
@@ -177,19 +186,28 @@ def _define(
         checkpoint_every=_first(settings.checkpoint_every, options.checkpoint_every),
         max_attempts=_first(settings.max_attempts, options.max_attempts),
         on_error=_first(settings.on_error, options.on_error),
+        on_change=_first(settings.on_change, options.on_change),
+        fingerprint=fingerprint,
     )
 
 
 def _by_event_type(projection: BaseProjection, methods: Sequence[HandlerMethod]) -> Mapping[str, tuple[Handler, ...]]:
     """Bind the handlers, and file each under every type that it is to be called for."""
-    by_type: dict[str, list[Handler]] = {kind: [] for method in methods for kind in method.event_types}
     class_name = type(projection).__name__
+    handlers = {
+        method.method: Handler(f"{class_name}.{method.method}", getattr(projection, method.method), method.adapter)
+        for method in methods
+    }
+    by_type = _names_by_event_type(methods)
+    return MappingProxyType({kind: tuple(handlers[name] for name in names) for kind, names in by_type.items()})
+
+
+def _names_by_event_type(methods: Sequence[HandlerMethod]) -> Mapping[str, Sequence[str]]:
+    by_type: dict[str, list[str]] = {kind: [] for method in methods for kind in method.event_types}
     for method in methods:
-        bound = getattr(projection, method.method)
-        handler = Handler(f"{class_name}.{method.method}", bound, method.adapter)
         for kind in by_type if ANY_EVENT in method.event_types else method.event_types:
-            by_type[kind].append(handler)
-    return MappingProxyType({kind: tuple(handlers) for kind, handlers in by_type.items()})
+            by_type[kind].append(method.method)
+    return by_type
 
 
 def _first(one: V | None, other: V | None) -> V | None:

@@ -66,6 +66,9 @@ class ProjectionSettings(BaseModel):
     max_attempts: Count | None = Field(
         None, ge=1, le=100, description="how often a poison event is tried before on_error decides"
     )
+    on_change: Literal["warn", "rebuild", "pause"] | None = Field(
+        None, description="what happens when the code or the schema is not what built the tables"
+    )
 
 
 class Settings(BaseSettings):
@@ -112,6 +115,9 @@ class Settings(BaseSettings):
     )
     on_error: Literal["pause", "skip"] = Field(
         "pause", description="what happens to a poison event after the last attempt"
+    )
+    on_change: Literal["warn", "rebuild", "pause"] = Field(
+        "warn", description="what happens when the code or the schema of a projection is not what built its tables"
     )
     handler_timeout_seconds: Seconds = Field(
         60.0, ge=0.1, le=86_400, description="a runner without progress for so long gets its worker killed"
