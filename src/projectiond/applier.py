@@ -20,7 +20,7 @@ Whatever a handler does to its connection that would break "one transaction" is 
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -58,6 +58,9 @@ class Attempt:
     seconds: float = 0.0
     batch_seconds: list[float] = field(default_factory=list)
     """How long the handlers took for each batch."""
+
+    seconds_to_send: float = 0.0
+    """How long it took until its COMMIT was on the way."""
 
     alone: Batch | None = None
     """The batch that has the only event, while there is only one."""
@@ -163,8 +166,10 @@ class Applier:
         *,
         is_pipelined: bool,
         is_to_end: Callable[[], bool],
-    ) -> Checkpoint:
+    ) -> Generator[None, None, Checkpoint]:
         """Apply what comes after the checkpoint in one transaction; give the checkpoint that was committed.
+
+        In a pipeline it pauses once, when everything has been sent and COMMIT is to be waited for.
 
         Args:
             db: In autocommit mode.
@@ -181,7 +186,7 @@ class Applier:
         batch = batch or self._ask(db, checkpoint.position, mark, pace.most).batch()
         asked: Asked | None = None
         try:
-            with checkpoints.transaction(db, checkpoint, is_pipelined=is_pipelined):
+            with checkpoints.transaction(db, checkpoint, is_pipelined=is_pipelined) as commit:
                 while True:
                     attempt.take(batch)
                     taken_at = time.monotonic()
@@ -211,6 +216,10 @@ class Applier:
                 advanced = checkpoints.advance(
                     db, checkpoint, attempt.upto, last_event_id=attempt.last_event_id, applied=attempt.count
                 )
+                commit()
+                attempt.seconds_to_send = time.monotonic() - began
+                if is_pipelined:
+                    yield
         finally:
             self._author.put_down()
             attempt.seconds = time.monotonic() - began

@@ -15,10 +15,10 @@ pipeline both are on their way together, and the whole transaction is one round 
 It relies on READ COMMITTED, which ``database`` sets, and on nobody else moving ``last_sequence_number`` forward.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import Literal
 from uuid import UUID
 
 import psycopg
@@ -32,6 +32,8 @@ from projectiond.failure import printable
 
 Status = Literal["running", "paused", "rebuilding"]
 
+Commit = Callable[[], None]
+
 # A reset empties tables under an exclusive lock.  It rather comes back later than make readers queue behind it.
 RESET_LOCK_TIMEOUT: Literal["2s"] = "2s"
 
@@ -40,8 +42,9 @@ RESET_LOCK_TIMEOUT: Literal["2s"] = "2s"
 class Checkpoint:
     """A projection's row as it was read.
 
-    ``is_reset`` says, while the status is rebuilding, that the tables have been emptied for this rebuild, and
-    ``target`` where the store ended then.
+    While the status is rebuilding, and after a pause in the middle of it: ``rebuild_mode`` says how (``None``: nobody has
+    begun it), and ``target`` where the store ended when it began.  In place ``is_reset`` says that the tables have been
+    emptied for it; beside the live tables ``rebuild_position`` and ``rebuild_error`` say how it stands.
     """
 
     name: str
@@ -50,6 +53,19 @@ class Checkpoint:
     error_message: str | None
     is_reset: bool
     target: int = 0
+    rebuild_mode: Literal["beside", "in place"] | None = None
+    rebuild_position: int = 0
+    rebuild_error: str | None = None
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether a rebuild fills the live tables."""
+        return self.rebuild_mode == "in place"
+
+    @property
+    def is_about_to_be_reset(self) -> bool:
+        """Whether the tables are to be emptied, so that what they hold does not count any more."""
+        return self.status == "rebuilding" and self.is_in_place and not self.is_reset
 
 
 def create(db: Connection, name: str) -> bool:
@@ -66,8 +82,7 @@ def find(db: Connection, name: str) -> Checkpoint | None:
     row = db.execute(sql.READ_CHECKPOINT, {"name": name}).fetchone()
     if row is None:
         return None
-    position, status, error_message, is_reset, target = row
-    return Checkpoint(name, position, cast("Status", status), error_message, is_reset, target)
+    return Checkpoint(name, *row)
 
 
 def load(db: Connection, name: str) -> Checkpoint:
@@ -86,8 +101,12 @@ def load(db: Connection, name: str) -> Checkpoint:
 
 
 @contextmanager
-def transaction(db: Connection, checkpoint: Checkpoint, *, is_pipelined: bool = False) -> Iterator[None]:
+def transaction(db: Connection, checkpoint: Checkpoint, *, is_pipelined: bool = False) -> Iterator[Commit]:
     """Begin the transaction that :func:`advance` ends; it is committed with the block, or rolled back.
+
+    Yields:
+        What sends COMMIT already within the block, as its last statement, so that there is something else to do while
+        the server is at it.
 
     Args:
         db: In autocommit mode.
@@ -100,9 +119,9 @@ def transaction(db: Connection, checkpoint: Checkpoint, *, is_pipelined: bool = 
         TransactionControlError: A handler has ended the transaction.
     """
     try:
-        with _pipelined(db) if is_pipelined else db.transaction():
+        with _pipelined(db) if is_pipelined else _waited_for(db) as commit:
             db.execute(sql.OPEN_TRANSACTION)
-            yield
+            yield commit
     except psycopg.DatabaseError as error:
         if error.sqlstate == sql.CHECKPOINT_MOVED:
             raise ConflictError(
@@ -116,18 +135,41 @@ def transaction(db: Connection, checkpoint: Checkpoint, *, is_pipelined: bool = 
                 "checkpoint",
                 hint="take the COMMIT or ROLLBACK out of its SQL, then rebuild the projection",
             ) from error
+        if error.sqlstate == sql.WRITTEN_OUTSIDE:
+            raise ConfigurationError(
+                f'"{checkpoint.name}" cannot be rebuilt beside its tables: it writes {error.diag.message_primary}, which '
+                "is not one of those that are built anew",
+                hint="name tables without their schema, list all that it writes in `tables`, and leave out what must not "
+                f"happen twice while `self.is_rebuilding`; or run \"projectiond rebuild {checkpoint.name} --in-place\"",
+            ) from error
         raise
 
 
 @contextmanager
-def _pipelined(db: Connection) -> Iterator[None]:
+def _waited_for(db: Connection) -> Iterator[Commit]:
+    """Wait for each statement, COMMIT included, which is not sent before the end of the block."""
+    with db.transaction():
+        yield lambda: None
+
+
+@contextmanager
+def _pipelined(db: Connection) -> Iterator[Commit]:
     """Send a whole transaction without waiting once; psycopg's own way of beginning and ending it waits four times."""
+    is_sent = False
+
+    def commit() -> None:
+        nonlocal is_sent
+        if not is_sent:
+            is_sent = True
+            # Skipped by the server when anything before it has failed.
+            db.execute(sql.COMMIT)
+            db.send_off()
+
     try:
         with db.pipelined():
             db.execute(sql.BEGIN)
-            yield
-            # Skipped by the server when anything before it has failed.
-            db.execute(sql.COMMIT)
+            yield commit
+            commit()
     except BaseException:
         if db.info.transaction_status in {TransactionStatus.INTRANS, TransactionStatus.INERROR}:
             db.rollback()
@@ -180,10 +222,10 @@ def reset(db: Connection, checkpoint: Checkpoint, tables: tuple[str, ...], targe
         db.execute(sql.SET_LOCK_TIMEOUT, {"timeout": RESET_LOCK_TIMEOUT})
         if db.execute(sql.RESET_CHECKPOINT, {"name": name, "from": checkpoint.position}).fetchone() is None:
             return False
-        # The row's lock and the marker's absence together: of two runners, one resets.
+        # The row's lock and what the rebuild's row says together: of two runners, one resets.
         db.execute(psycopg.sql.SQL("TRUNCATE {} RESTART IDENTITY").format(_identifiers(tables)))
         db.execute(sql.CLEAR_DEAD_LETTERS, {"name": name})
-        db.execute(sql.MARK_REBUILD, {"name": name, "target": target})
+        db.execute(sql.MARK_RESET, {"name": name, "target": target})
     return True
 
 

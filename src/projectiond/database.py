@@ -165,6 +165,11 @@ class Connection(psycopg.Connection[TupleRow]):
             self._send_all()
             self.active_pipeline.sync()
 
+    def send_off(self) -> None:
+        """Send what has been called and not been sent yet, without waiting for results."""
+        if self.active_pipeline is not None:
+            self._send_all()
+
     @contextmanager
     def transaction(self, *args: Any, **kwargs: Any) -> Iterator[psycopg.Transaction]:  # noqa: ANN401 - psycopg's
         """Begin a transaction; of a handler, which is inside of one: a savepoint."""
@@ -260,13 +265,18 @@ def connect(
     return db
 
 
-def open_pool(dsn: str, *, role: str, statement_timeout_seconds: float, size: int) -> ConnectionPool[Connection]:
-    """Open a pool of at most ``size`` connections; it connects in the background and never raises here."""
+def open_pool(
+    dsn: str, *, role: str, statement_timeout_seconds: float, size: int, first_schema: str = ""
+) -> ConnectionPool[Connection]:
+    """Open a pool of at most ``size`` connections; it connects in the background and never raises here.
+
+    With ``first_schema`` its sessions look for tables there before they look anywhere else.
+    """
     return ConnectionPool(
         dsn,
         connection_class=Connection,
         kwargs=dict(_parameters(role)),
-        configure=lambda db: configure(db, statement_timeout_seconds),
+        configure=lambda db: configure(db, statement_timeout_seconds, first_schema),
         min_size=1,
         max_size=size,
         timeout=POOL_TIMEOUT_SECONDS,
@@ -287,9 +297,11 @@ def borrow(pool: ConnectionPool[Connection]) -> Iterator[Connection]:
                 db.close()
 
 
-def configure(db: Connection, statement_timeout_seconds: float) -> None:
-    """Set the session's time-out, isolation level and keepalives, and note which server it is."""
+def configure(db: Connection, statement_timeout_seconds: float, first_schema: str = "") -> None:
+    """Set the session's time-out, isolation level, keepalives and search_path, and note which server it is."""
     timeout = str(int(statement_timeout_seconds * 1000))
+    if first_schema:
+        db.execute(sql.PUT_SCHEMA_FIRST, {"schema": first_schema})
     *_, db.search_path, db.incarnation = fetch_row(db, sql.CONFIGURE_SESSION, {"statement_timeout": timeout})
     db.opened_at = time.monotonic()
 

@@ -15,6 +15,10 @@ compare-and-set makes it read the row again.  After any other failure ``pace`` l
 one fails alone: ``isolation`` tries that one again, then pauses the projection or sets the event aside.  A fatal fault
 pauses the projection.  ``trouble`` says each in the log, and in the row where an operator looks.
 
+A pass in a pipeline pauses once it has sent its COMMIT (:meth:`Runner.steps`).  While the thread sleeps at the mark and
+passes have been short, ``lane`` may take them in its stead, many projections' in one thread; whatever comes of them but
+having arrived again is left to the thread here.
+
 The row is read at the start, after every failure, and when the worker says that it changed; otherwise what was
 committed last is what is true, for if it were not, the compare-and-set would fail.
 """
@@ -22,10 +26,10 @@ committed last is what is true, for if it were not, the compare-and-set would fa
 import enum
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Final
+from typing import Final, cast
 
 from psycopg_pool import ConnectionPool
 from tenacity import RetryCallState, Retrying, retry_if_exception, sleep_using_event, stop_when_event_set
@@ -35,10 +39,10 @@ from projectiond import checkpoint as checkpoints
 from projectiond import logs
 from projectiond.applier import Applier, Attempt
 from projectiond.checkpoint import Checkpoint
-from projectiond.counters import State, Timing
+from projectiond.counters import Count, State, Timing
 from projectiond.database import Connection, borrow
 from projectiond.definition import Definition
-from projectiond.errors import ConfigurationError, UnreadableEventError
+from projectiond.errors import ConfigurationError, ConflictError, UnreadableEventError
 from projectiond.event import Event
 from projectiond.failure import Failure, classify, describe, is_absence, is_transient
 from projectiond.highwater import read_store_end
@@ -60,6 +64,11 @@ TURN_SECONDS: Final = 0.5
 
 # A conflict is somebody else at work, or a status that changed: no reason to hurry.
 PAUSE_AFTER_FAILURE_SECONDS: Final = 0.02
+
+# What fits into the lane: a pass that has sent its COMMIT after so long.  After one that took longer so many others
+# have to be short before the lane is tried again.
+SHORT_SECONDS: Final = 0.005
+PROBATION_PASSES: Final = 100
 
 log = logs.get_logger()
 
@@ -128,8 +137,18 @@ class Runner:
         self._careful_upto = careful_upto
         self._checkpoint: Checkpoint | None = None
         self._is_prepared = False
-        # Whether it has arrived at the mark and waits for it to move; for the watcher.
+        # Whether it has arrived at the mark and waits for it to move; for the watcher, and for the lane.
         self.is_waiting = False
+        # Held by whoever takes passes: the thread, or the lane while that sleeps.
+        self._passes = threading.Lock()
+        self._is_lent = False
+        # How many passes have to be short, in the thread, until the lane may take them.
+        self._probation = 1
+        # Whether the failure that is looked into was in the lane; and whether handlers were found to need this thread.
+        self._has_failed_lent = False
+        self._is_bound_to_thread = False
+        # What the lane has come across, for the thread to deal with.
+        self._left: BaseException | None = None
         self._on_arrival = on_arrival
         self._stopping = threading.Event()
         self._wake = threading.Event()
@@ -160,8 +179,7 @@ class Runner:
 
     def wake(self) -> None:
         """Say that the mark has moved."""
-        if self._woken_at is None:
-            self._woken_at = time.monotonic()
+        self._note_wake()
         self._wake.set()
 
     def recheck(self) -> None:
@@ -183,6 +201,53 @@ class Runner:
         self._thread.join(timeout_seconds)
         return not self._thread.is_alive()
 
+    # --- what the lane calls
+
+    def lend(self) -> bool:
+        """Hand the next passes over, if the thread sleeps at the mark and they are likely to be short."""
+        if self._probation or not self._passes.acquire(blocking=False):
+            return False
+        if not (self.is_waiting and self._may_be_lent()):
+            self._passes.release()
+            return False
+        self._note_wake()
+        self.is_waiting = False
+        self._is_lent = True
+        self._counters.note_state(State.WORKING, None)
+        return True
+
+    def take_note(self, end: object, *, is_summoned: bool) -> bool:
+        """Hear what a lent pass came to, or the error that it ended with; say whether another is to follow there."""
+        if self._may_be_lent() and (end is Outcome.ADVANCED or (end is Outcome.CAUGHT_UP and is_summoned)):
+            return True
+        if end is Outcome.CAUGHT_UP and not is_summoned:
+            self._note_state(Outcome.CAUGHT_UP)
+            self.is_waiting = True
+            self._on_arrival()
+            return False
+        if isinstance(end, BaseException):
+            self._left = end
+        self._wake.set()
+        return False
+
+    def overstay(self) -> None:
+        """Hear that a lent pass takes too long."""
+        self._probation = PROBATION_PASSES
+
+    def give_back(self) -> None:
+        """Go on in the thread."""
+        self._is_lent = False
+        self._passes.release()
+
+    def _may_be_lent(self) -> bool:
+        is_wanted_here = self._wake.is_set() or self._careful_upto or self._is_bound_to_thread
+        is_simple = self._is_pipelined and not (self._pace.is_behind or self._pace.is_searching)
+        return is_simple and self._pace.most > 1 and not is_wanted_here
+
+    def _note_wake(self) -> None:
+        if self._woken_at is None:
+            self._woken_at = time.monotonic()
+
     # --- the loop
 
     def run(self) -> None:
@@ -196,12 +261,15 @@ class Runner:
             retry_error_callback=lambda _: Outcome.PAUSED,
         )
         self._counters.note_start()
+        self._passes.acquire()
         while not self._stopping.is_set():
             self._wake.clear()
             try:
                 outcome = retrying(self.run_once)
             except Exception as error:  # noqa: BLE001 - this is the place that decides, whatever it was
                 self._is_stale.set()
+                if isinstance(error, ConflictError):
+                    self._counters.note(Count.CONFLICTS)
                 goes_on = self._stopping.is_set() or self._trouble.decide(error, self._checkpoint)
                 outcome = Outcome.ADVANCED if goes_on else Outcome.PAUSED
                 self._stopping.wait(PAUSE_AFTER_FAILURE_SECONDS)
@@ -218,8 +286,20 @@ class Runner:
         Raises:
             Exception: whatever went wrong; nothing of the transaction in hand was committed.
         """
+        left, self._left = self._left, None
+        if left is not None:
+            raise left
+        steps = self.steps()
+        try:
+            while True:
+                next(steps)
+        except StopIteration as end:
+            return cast("Outcome", end.value)
+
+    def steps(self) -> Generator[None, None, Outcome]:
+        """Take the projection one step on, with a pause once COMMIT has been sent."""
         with self._turn() as is_mine:
-            return self._take_step() if is_mine else Outcome.PAUSED
+            return (yield from self._take_step()) if is_mine else Outcome.PAUSED
 
     @contextmanager
     def _turn(self) -> Iterator[bool]:
@@ -236,7 +316,7 @@ class Runner:
         finally:
             self._turns.release()
 
-    def _take_step(self) -> Outcome:
+    def _take_step(self) -> Generator[None, None, Outcome]:
         with borrow(self._pool) as db:
             if self._trouble.is_fatal:
                 return self._pause(db)
@@ -255,14 +335,16 @@ class Runner:
                 return self._finish_rebuild(db, checkpoint)
             if checkpoint.position >= mark:
                 return self._arrive(db, checkpoint, mark)
-            self._apply(db, checkpoint, mark)
+            yield from self._apply(db, checkpoint, mark)
             return Outcome.ADVANCED
 
     def _wait(self, outcome: Outcome) -> None:
         self.is_waiting = outcome is Outcome.CAUGHT_UP
         if self.is_waiting:
             self._on_arrival()
+        self._passes.release()
         self._wake.wait(LONGEST_RETRY_SECONDS if self._trouble.is_fatal else None)
+        self._passes.acquire()
         self.is_waiting = False
         self._counters.note_state(State.WORKING, None)
 
@@ -330,7 +412,7 @@ class Runner:
         self._report.note_arrival(checkpoint.position)
         return Outcome.CAUGHT_UP
 
-    def _apply(self, db: Connection, checkpoint: Checkpoint, mark: int) -> None:
+    def _apply(self, db: Connection, checkpoint: Checkpoint, mark: int) -> Generator[None]:
         """Apply what comes next in one transaction, or find out which event cannot be applied."""
         if checkpoint.position >= self._careful_upto:
             self._careful_upto = 0
@@ -341,7 +423,7 @@ class Runner:
         woken_at, self._woken_at = self._woken_at, None
         is_pipelined = self._is_pipelined and not is_single
         try:
-            advanced = self._applier.apply(
+            advanced = yield from self._applier.apply(
                 db, checkpoint, mark, self._pace, attempt, is_pipelined=is_pipelined, is_to_end=self._is_to_end
             )
         except UnreadableEventError as error:
@@ -379,20 +461,32 @@ class Runner:
             "warning", logs.EVENT_SEARCHED, key=type(error).__name__, error=describe(error), events=attempt.count
         )
         self._alarm = (attempt.upto, error) if is_pipelined else None
+        self._has_failed_lent = self._is_lent
 
     def _note_success(self, attempt: Attempt, position: int, mark: int) -> None:
         is_normal = not self._pace.is_searching
         self._pace.note_success(self._applier.size(attempt), attempt.seconds, is_behind=position < mark)
         self._report.note(attempt.count, position, mark)
+        self._note_length(attempt)
         self._counters.note_commit(attempt.count, attempt.seconds, attempt.batch_seconds)
         if self._alarm is not None and position >= self._alarm[0]:
             self._note_false_alarm(self._alarm[1])
         elif self._alarm is None and is_normal:
             self._false_alarms = 0
 
+    def _note_length(self, attempt: Attempt) -> None:
+        if attempt.seconds_to_send > SHORT_SECONDS:
+            self._probation = PROBATION_PASSES
+        elif self._probation and attempt.count:
+            self._probation -= 1
+
     def _note_false_alarm(self, error: Exception) -> None:
         """The events were fine: the handler does what a pipeline cannot carry (COPY, several statements in one)."""
         self._alarm = None
+        if self._has_failed_lent:
+            # Or it keeps something that belongs to one thread.
+            self._is_bound_to_thread = True
+            return
         self._false_alarms += 1
         if self._false_alarms >= MAX_FALSE_ALARMS:
             self._is_pipelined = False

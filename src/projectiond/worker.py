@@ -8,6 +8,7 @@ What is in it, from the outside in::
     main thread   heartbeat, leases (take, give back, start and stop runners), backstop for the status column
     watcher       doorbell and high-water mark, on a connection of its own
     runner …      one thread for each projection that it holds the lease on; connections from the pool
+    lane          one thread, seldom more, that takes the short passes of many runners
 
 The connections that it may hold are ``pool_size`` in all: one for the leases, one for the watcher, the rest in the
 pool.  Losing the leases' connection stops the runners; they are started again with new leases.
@@ -29,6 +30,7 @@ from projectiond.database import Connection, connect, open_pool
 from projectiond.definition import Definition
 from projectiond.errors import ConfigurationError, DatabaseUnavailableError
 from projectiond.failure import describe
+from projectiond.lane import Lane
 from projectiond.lease import Leases
 from projectiond.limits import resolve_limits
 from projectiond.prints import LinesToLog
@@ -97,6 +99,7 @@ class Worker:
         )
         # One connection of the pool is kept for runners at the head, which want it for milliseconds.
         self._turns = threading.Semaphore(max(1, settings.pool_size - RESERVED_CONNECTIONS - 1))
+        self._lane = Lane(settings.pool_size - RESERVED_CONNECTIONS)
         self._watcher = Watcher(
             dsn,
             wakeup=settings.wakeup,
@@ -219,8 +222,7 @@ class Worker:
     # --- what the watcher and the row say; from the watcher's thread too
 
     def _wake_all(self) -> None:
-        for runner in list(self._runners.values()):
-            runner.wake()
+        self._lane.summon(list(self._runners.values()))
 
     def _recheck(self, name: str) -> None:
         """A projection's status has changed, or (with no name) any may have."""
@@ -251,6 +253,7 @@ class Worker:
         if self._lease_db is not None:
             self._lease_db.close()
         self._watcher.stop()
+        self._lane.stop()
 
 
 def main(arguments: Sequence[str]) -> int:
