@@ -1,0 +1,1 @@
+"""Models of the protocols, small enough to look at every state that they can reach."""
