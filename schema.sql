@@ -47,7 +47,7 @@ BEGIN
 
     FOREACH missing IN ARRAY ARRAY[
         'event_store', 'projection_checkpoints', 'snapshots',
-        'projection_dead_letters', 'projection_rebuilds', 'projectiond_high_water_mark'
+        'projection_dead_letters', 'projection_rebuilds', 'projection_builds', 'projectiond_high_water_mark'
     ] LOOP
         IF to_regclass(missing) IS NULL THEN
             RAISE NOTICE 'created table %.%', quote_ident(home), missing;
@@ -623,6 +623,23 @@ CREATE TABLE IF NOT EXISTS projection_rebuilds (
     projection_name VARCHAR(100) PRIMARY KEY,
     started_at TIMESTAMPTZ NOT NULL DEFAULT NOW(),
     target_sequence_number BIGINT NOT NULL
+);
+
+-- What built the tables of each projection: the fingerprint of its code, schema and options (fingerprint.py), with the
+-- version that its author gave. A daemon that has another one finds out here that they differ. "digest" stands for all of
+-- it, "previous_digest" for what built the tables before, and "met_digest" for the one that has last been told of.
+CREATE TABLE IF NOT EXISTS projection_builds (
+    projection_name VARCHAR(100) PRIMARY KEY,
+    fingerprint JSONB NOT NULL,
+    version TEXT,
+    digest TEXT NOT NULL,
+    previous_digest TEXT,
+    met_digest TEXT,
+    built_at TIMESTAMPTZ NOT NULL DEFAULT NOW(),
+    -- 'enrolled': filled from empty tables; 'rebuilt'; 'adopted': found as they were; 'accepted': by an operator.
+    built_by TEXT NOT NULL,
+    -- Of the last catch-up of some length.
+    events_per_second FLOAT8
 );
 
 -- At most one row: a mark that every number up to it is settled. Kept only while an open transaction holds the mark
