@@ -36,6 +36,7 @@ LEASE_RELEASED: Final = "lease.released"
 LEASE_LOST: Final = "lease.lost"
 PROJECTION_STARTED: Final = "projection.started"
 PROJECTION_STOPPED: Final = "projection.stopped"
+PROJECTION_CHANGED: Final = "projection.changed"
 PROJECTION_PAUSED: Final = "projection.paused"
 PROJECTION_RESUMED: Final = "projection.resumed"
 PROJECTION_CAUGHT_UP: Final = "projection.caught_up"
@@ -74,6 +75,7 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         LEASE_LOST: "the connection that held the leases is gone; this worker's runners stop",
         PROJECTION_STARTED: "a runner began at this checkpoint",
         PROJECTION_STOPPED: "a runner ended and will not go on by itself; the error says why",
+        PROJECTION_CHANGED: "the code or the schema is not what built the tables; `changed` names the parts",
         PROJECTION_PAUSED: "the status is paused, by an operator or after a poison event",
         PROJECTION_RESUMED: "the status went back to running",
         PROJECTION_CAUGHT_UP: "the checkpoint reached the high-water mark after a backlog",
