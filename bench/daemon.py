@@ -177,6 +177,7 @@ def _environment(dsn: str, projections: Path) -> dict[str, str]:
     return {
         **inherited,
         "DATABASE_URL": dsn,
+        "PROJECTIOND_HTTP_PORT": "0",
         "PROJECTIOND_PROJECTIONS": str(projections),
         # The plugins import the statements from here.
         "PYTHONPATH": str(_ROOT),

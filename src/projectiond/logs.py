@@ -40,9 +40,16 @@ PROJECTION_CHANGED: Final = "projection.changed"
 PROJECTION_PAUSED: Final = "projection.paused"
 PROJECTION_RESUMED: Final = "projection.resumed"
 PROJECTION_CAUGHT_UP: Final = "projection.caught_up"
+PROJECTION_STOOD_STILL: Final = "projection.stood_still"
 PROJECTION_RETRYING: Final = "projection.retrying"
 REBUILD_STARTED: Final = "rebuild.started"
+REBUILD_CONTINUED: Final = "rebuild.continued"
 REBUILD_FINISHED: Final = "rebuild.finished"
+REBUILD_CANCELLED: Final = "rebuild.cancelled"
+REBUILD_FAILED: Final = "rebuild.failed"
+REBUILD_RETRYING: Final = "rebuild.retrying"
+BUILDER_EXITED: Final = "builder.exited"
+BUILDER_KILLED: Final = "builder.killed"
 BATCH_COMMITTED: Final = "batch.committed"
 EVENT_SEARCHED: Final = "event.searched"
 PIPELINE_ABANDONED: Final = "pipeline.abandoned"
@@ -54,6 +61,8 @@ HIGHWATER_RELEASED: Final = "highwater.released"
 DOORBELL_LOST: Final = "doorbell.lost"
 DOORBELL_RESTORED: Final = "doorbell.restored"
 PLUGIN_REJECTED: Final = "plugin.rejected"
+HTTP_STARTED: Final = "http.started"
+HTTP_FAILED: Final = "http.failed"
 DATABASE_CHECKED: Final = "database.checked"
 DATABASE_UNAVAILABLE: Final = "database.unavailable"
 DATABASE_RESTORED: Final = "database.restored"
@@ -79,9 +88,16 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         PROJECTION_PAUSED: "the status is paused, by an operator or after a poison event",
         PROJECTION_RESUMED: "the status went back to running",
         PROJECTION_CAUGHT_UP: "the checkpoint reached the high-water mark after a backlog",
+        PROJECTION_STOOD_STILL: "it cannot go on with its live tables; they stay as they are until its rebuild has ended",
         PROJECTION_RETRYING: "a transient error: the batch was rolled back and will be tried again",
-        REBUILD_STARTED: "the projection's tables and checkpoint were reset, and the replay begins",
-        REBUILD_FINISHED: "the replay reached the events that were there when it began",
+        REBUILD_STARTED: "the replay of all events begins, in the tables of `space`, or in place: in the emptied live ones",
+        REBUILD_CONTINUED: "the replay goes on where a builder has left it",
+        REBUILD_FINISHED: "the live tables have become what the replay gave; `tables` has the rows that have changed",
+        REBUILD_CANCELLED: "nobody asks for the rebuild any more, and what it had built was dropped",
+        REBUILD_FAILED: "the rebuild cannot go on; the live projection can, and it is tried again after a minute",
+        REBUILD_RETRYING: "the finish has to wait, for others who use the live tables",
+        BUILDER_EXITED: "the process that builds a projection anew has ended, with this exit code or signal",
+        BUILDER_KILLED: "the process that builds a projection anew made no progress for too long, or did not drain in time",
         BATCH_COMMITTED: "read model and checkpoint of a batch were committed in one transaction",
         EVENT_SEARCHED: "several events failed together; fewer at a time are tried, to find the one to blame",
         PIPELINE_ABANDONED: "a handler does what a pipeline cannot carry; its statements go one by one from now on",
@@ -93,6 +109,8 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         DOORBELL_LOST: "the watcher's connection broke; projections wait until it is back, tried again and again",
         DOORBELL_RESTORED: "the watcher's connection is back",
         PLUGIN_REJECTED: "a projection could not be loaded, with file and line",
+        HTTP_STARTED: "health, metrics and the API are served at this address",
+        HTTP_FAILED: "an answer could not be given, or the server ended and is started again; workers go on",
         DATABASE_CHECKED: "the daemon uses this database, and everything that it needs is there",
         DATABASE_UNAVAILABLE: "the database does not answer; the daemon keeps trying",
         DATABASE_RESTORED: "the database answers again, and the worker competes for leases again",

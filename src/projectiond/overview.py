@@ -9,7 +9,7 @@ one too large, for a moment.
 
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -102,6 +102,16 @@ def read_overview(db: Connection, deployed: Collection[str] | None, *, settled: 
     ]
     hold = read_hold(db, after=max(positions, default=0))
     return Overview(head=head, live_workers=live_workers, hold=hold, projections=projections)
+
+
+def as_object(overview: Overview) -> dict[str, Any]:
+    """Give it for JSON."""
+    shape = asdict(overview)
+    for projection in shape["projections"]:
+        processed_at = projection["last_processed_at"]
+        if isinstance(processed_at, datetime):
+            projection["last_processed_at"] = processed_at.isoformat()
+    return shape
 
 
 def read_head(db: Connection) -> int:

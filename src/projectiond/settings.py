@@ -126,7 +126,10 @@ class Settings(BaseSettings):
         20.0, ge=0, le=3_600, description="how long a stopping daemon lets transactions in hand finish"
     )
     http_host: str = Field("127.0.0.1", min_length=1, description="address of health and metrics")
-    http_port: Count = Field(0, ge=0, le=65_535, description="port of health and metrics; 0: none")
+    http_port: Count = Field(8790, ge=0, le=65_535, description="port of health and metrics; 0: none")
+    stall_seconds: Seconds = Field(
+        120.0, ge=5, le=86_400, description="behind and without progress for so long, a projection fails /healthz"
+    )
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="form of the log; auto: console on a terminal, else json"
     )
@@ -160,13 +163,6 @@ class Settings(BaseSettings):
         if url is not None:
             _check_url(url.get_secret_value())
         return url
-
-    @field_validator("http_port")
-    @classmethod
-    def _check_http_port(cls, port: int) -> int:
-        if port:
-            raise ValueError("must be 0, since this version serves no HTTP")
-        return port
 
     @model_validator(mode="after")
     def _check_required(self) -> Self:

@@ -15,8 +15,12 @@ _INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "SYSTEMROOT", "VIRTUAL_ENV")
 
 
 def clean_environment(**settings: object) -> dict[str, str]:
-    """Return an environment with these settings, as PROJECTIOND_… variables, and no others."""
+    """Return an environment with these settings, as PROJECTIOND_… variables, and no others; without HTTP, unless asked.
+
+    Tests run beside each other, and beside a daemon of the developer's.
+    """
     inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    settings = {"http_port": 0, **settings}
     return inherited | {f"PROJECTIOND_{name.upper()}": str(value) for name, value in settings.items()}
 
 

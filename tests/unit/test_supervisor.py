@@ -64,7 +64,7 @@ def test_a_long_time_limit_for_handlers_is_a_long_patience_with_the_worker() -> 
 
 def test_signals_are_blocked_only_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    supervisor = Supervisor(Settings(), until=lambda: True)
+    supervisor = Supervisor(Settings(http_port=0), until=lambda: True)
     monkeypatch.setattr(Supervisor, "_drain", lambda _self: 0)
     assert supervisor.run() == 0
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before

@@ -4,8 +4,6 @@ Called by ``status``.  What is remarked below the table is everything that needs
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from datetime import datetime
 from typing import Any, Final
 
 from rich.console import Console, Group, RenderableType
@@ -14,6 +12,7 @@ from rich.text import Text
 from projectiond.cli.output import Column, Grid, ago, is_terminal, tell
 from projectiond.failure import printable
 from projectiond.overview import Hold, Overview, ProjectionState
+from projectiond.overview import as_object as shape_of
 
 _STYLES: Final = {"paused": "yellow", "rebuilding": "cyan"}
 
@@ -33,12 +32,7 @@ def picture(overview: Overview, notes: Sequence[str]) -> RenderableType:
 
 def as_object(overview: Overview, notes: Sequence[str]) -> dict[str, Any]:
     """Give it for JSON."""
-    shape = asdict(overview)
-    for projection in shape["projections"]:
-        processed_at = projection["last_processed_at"]
-        if isinstance(processed_at, datetime):
-            projection["last_processed_at"] = processed_at.isoformat()
-    return {**shape, "notes": list(notes)}
+    return {**shape_of(overview), "notes": list(notes)}
 
 
 def _grid(overview: Overview) -> Grid:

@@ -71,7 +71,7 @@ def run_demo(stage: Stage, *, seconds: float | None, orders_per_second: float) -
     dsn = start_embedded()
     with connect(dsn, role="demo", statement_timeout_seconds=10) as db, ExitStack() as running:
         apply_schema(db)
-        settings = Settings(database_url=SecretStr(dsn), projections=(PROJECTIONS,), log_format="json")
+        settings = Settings(database_url=SecretStr(dsn), projections=(PROJECTIONS,), log_format="json", http_port=0)
         daemon = DaemonProcess(settings, LOG_FILE)
         running.callback(daemon.stop)
         stream = OrderStream(dsn, orders_per_second * STEPS_PER_ORDER)

@@ -1,0 +1,209 @@
+"""Readings: what only the database knows, read once for all who ask.
+
+Called by the routes, from the event loop.  The reading is that of ``projectiond status`` (``overview``).  It is made by
+a thread of its own over one connection, only when somebody asks, and not again within CACHE_SECONDS; a reading that was
+costly is kept longer.  So a hundred scrapes a second ask the database for three or four small queries a second.
+
+Nobody waits longer than PATIENCE_SECONDS.  When the database is away, or hangs, the last reading is given with the
+reason and its age.  A thread that hangs with a server is left to hang; the operating system ends the connection when
+the server is gone for good.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Final
+
+import psycopg
+
+from projectiond.database import Connection, connect
+from projectiond.errors import ProjectiondError
+from projectiond.failure import describe, printable
+from projectiond.http.crew import Crew
+from projectiond.inspection import inspect_schema
+from projectiond.overview import Overview, read_overview
+from projectiond.settings import Settings
+
+CACHE_SECONDS: Final = 1.0
+
+# While the mark is held, a reading takes twice as many queries.
+HELD_CACHE_SECONDS: Final = 2.0
+
+# A reading may take this share of the time, as where a million dead letters are to be counted, up to so long a pause.
+COST_SHARE: Final = 0.1
+LONGEST_CACHE_SECONDS: Final = 10.0
+
+PATIENCE_SECONDS: Final = 2.0
+TIMEOUT_SECONDS: Final = 2
+
+# How long the schema is taken to be what it was.
+SCHEMA_SECONDS: Final = 60.0
+FAULTY_SCHEMA_SECONDS: Final = 5.0
+
+# When nobody has asked for so long, the connection is closed.
+IDLE_SECONDS: Final = 60.0
+
+# After it was away, so long everybody is given to get going again.
+RECOVERY_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The last reading that succeeded, and whether the database answers.  Times are CLOCK_MONOTONIC."""
+
+    overview: Overview | None = None
+    read_at: float | None = None
+    error: str = "it has not been read yet"
+    """Why it does not answer; empty when it does."""
+    failed_at: float | None = None
+    schema_faults: Sequence[str] | None = None
+    """``None`` while the schema has not been looked at."""
+
+    def age_seconds(self, now: float) -> float | None:
+        """Say how old the overview is."""
+        return None if self.read_at is None else now - self.read_at
+
+    def was_away(self, now: float) -> bool:
+        """Whether the database is away, or was a moment ago."""
+        return bool(self.error) or (self.failed_at is not None and now - self.failed_at < RECOVERY_SECONDS)
+
+
+class Readings:
+    """The one reader of a supervisor."""
+
+    def __init__(self, settings: Settings, crew: Callable[[], Crew]) -> None:
+        self._settings = settings
+        self._crew = crew
+        self._last = Reading()
+        self._began_at: float | None = None
+        self._next_at = 0.0
+        self._inspected_at: float | None = None
+        self._is_schema_wanted = False
+        self._db: Connection | None = None
+        self._asked = threading.Event()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        # What those who ask wait for, and the loop that it belongs to.
+        self._next: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
+        self._lock = threading.Lock()
+
+    async def get(self, *, with_schema: bool = False) -> Reading:
+        """Give a reading of about now, or the last one when the database does not answer in time."""
+        self._is_schema_wanted = self._is_schema_wanted or with_schema
+        began_at = self._began_at
+        is_pending = with_schema and self._last.schema_faults is None and not self._last.error
+        if began_at is None and time.monotonic() < self._next_at and not is_pending:
+            return self._last
+        left = PATIENCE_SECONDS - (0.0 if began_at is None else time.monotonic() - began_at)
+        if left > 0:
+            await asyncio.wait({self._ask()}, timeout=left)
+        return self.current()
+
+    def current(self) -> Reading:
+        """Give the last reading; with an error when the next one has been on its way for too long."""
+        last, began_at, now = self._last, self._began_at, time.monotonic()
+        if began_at is None or now - began_at < PATIENCE_SECONDS:
+            return last
+        return replace(last, error=f"the database has not answered for {now - began_at:.0f} s", failed_at=now)
+
+    def stop(self) -> None:
+        """End the thread, unless it hangs."""
+        self._stopping.set()
+        self._asked.set()
+
+    def _ask(self) -> asyncio.Future[None]:
+        with self._lock:
+            if self._next is None:
+                loop = asyncio.get_running_loop()
+                self._next = loop, loop.create_future()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="readings", daemon=True)
+                self._thread.start()
+            self._asked.set()
+            return self._next[1]
+
+    # --- the thread
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            if not self._asked.wait(IDLE_SECONDS):
+                self._close()
+                continue
+            self._asked.clear()
+            self._stopping.wait(max(0.0, self._next_at - time.monotonic()))
+            if not self._stopping.is_set():
+                self._read()
+        self._close()
+
+    def _read(self) -> None:
+        self._began_at = began_at = time.monotonic()
+        try:
+            last = self._take()
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait are told
+            self._close()
+            text = printable(str(error)) if isinstance(error, ProjectiondError) else describe(error)
+            last = replace(self._last, error=text, failed_at=time.monotonic())
+        now = time.monotonic()
+        kept_seconds = CACHE_SECONDS
+        if now - began_at > PATIENCE_SECONDS:
+            last = replace(last, failed_at=now)
+        elif not last.error and last.overview is not None:
+            least = HELD_CACHE_SECONDS if last.overview.hold is not None else CACHE_SECONDS
+            kept_seconds = min(max(least, (now - began_at) / COST_SHARE), LONGEST_CACHE_SECONDS)
+        self._next_at = now + kept_seconds
+        with self._lock:
+            self._last, self._began_at = last, None
+            waiting, self._next = self._next, None
+        if waiting is not None:
+            loop, future = waiting
+            # The loop may have been closed with the server.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(_resolve, future)
+
+    def _take(self) -> Reading:
+        is_new = self._db is None
+        try:
+            return self._take_once()
+        except psycopg.OperationalError:
+            if is_new:
+                raise
+            # The connection is of before a restart of the server.
+            self._close()
+            return self._take_once()
+
+    def _take_once(self) -> Reading:
+        if self._db is None:
+            dsn = self._settings.database_dsn() or ""
+            self._db = connect(
+                dsn,
+                role="http",
+                statement_timeout_seconds=TIMEOUT_SECONDS,
+                connect_timeout_seconds=TIMEOUT_SECONDS,
+            )
+        crew = self._crew()
+        overview = read_overview(self._db, crew.names() or None, settled=crew.settled())
+        faults = self._inspect(self._db)
+        return replace(self._last, overview=overview, read_at=time.monotonic(), error="", schema_faults=faults)
+
+    def _inspect(self, db: Connection) -> Sequence[str] | None:
+        known, now = self._last.schema_faults, time.monotonic()
+        kept_seconds = FAULTY_SCHEMA_SECONDS if known else SCHEMA_SECONDS
+        is_old = known is None or self._inspected_at is None or now - self._inspected_at > kept_seconds
+        if not (self._is_schema_wanted and is_old):
+            return known
+        self._is_schema_wanted = False
+        self._inspected_at = now
+        return inspect_schema(db, needs_doorbell=self._settings.wakeup == "notify")
+
+    def _close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+        self._db = None
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
