@@ -5,8 +5,8 @@
 
 PYTHON ?= python3
 ARGS ?=
-# Test processes at a time; each starts PostgreSQL servers of its own.
-JOBS ?= 2
+# Test processes at a time; each starts PostgreSQL servers of its own. Two for a processor: half of the time, a test waits.
+JOBS ?= 4
 BIN := .venv/bin
 STAMP := .venv/.installed
 # Directories that are checked when they are there.
@@ -29,7 +29,7 @@ demo: $(STAMP) ## run the daemon on an embedded PostgreSQL with live orders
 	$(BIN)/projectiond demo $(ARGS)
 
 test: $(STAMP) ## run all tests: unit, integration, acceptance
-	$(BIN)/pytest -n $(JOBS) $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --maxschedchunk 1 $(ARGS)
 
 unit: $(STAMP) ## run the tests that need no database
 	$(BIN)/pytest tests/unit $(ARGS)

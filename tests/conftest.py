@@ -95,11 +95,16 @@ def own_database(own_server: LocalServer) -> Iterator[Database]:
     database.close()
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let the tests that are marked `any_server` run on one kind of server only."""
+    """Let the tests that are marked `any_server` run on one kind of server only, and begin with the `slow` ones.
+
+    Begun last, a slow one would let the other processes of a parallel run wait for it.
+    """
     surplus = {item for item in items if item.get_closest_marker("any_server") and _is_on_another_server(item)}
     config.hook.pytest_deselected(items=list(surplus))
     items[:] = [item for item in items if item not in surplus]
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 def pytest_sessionfinish() -> None:
