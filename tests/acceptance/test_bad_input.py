@@ -86,6 +86,7 @@ def test_no_database_is_one_sentence(run: Run, plugins: Path, tmp_path: Path, co
     assert "sesame" not in said
 
 
+@pytest.mark.any_server
 @pytest.mark.parametrize("command", ["run", "check", "status"])
 def test_a_wrong_password_is_one_sentence_without_it(
     own_server: LocalServer, own_database: Database, run: Run, plugins: Path, command: str
@@ -213,7 +214,23 @@ class Homeless(Projection):
 }
 
 
-@pytest.mark.parametrize("kind", BROKEN_PLUGINS)
+# What is found without asking the server.
+FOUND_IN_PYTHON = {
+    "a syntax error",
+    "a wrong signature",
+    "an option of another kind",
+    "a table that is the store's",
+    "a name that is taken",
+}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=pytest.mark.any_server if kind in FOUND_IN_PYTHON else (), id=kind)
+        for kind in BROKEN_PLUGINS
+    ],
+)
 def test_check_says_where_a_plugin_is_broken(database: Database, run: Run, plugins: Path, kind: str) -> None:
     text, words = BROKEN_PLUGINS[kind]
     (plugins / "keeper.py").write_text(KEEPER)

@@ -15,7 +15,7 @@ from projectiond.highwater import RUN_LIMIT
 from projectiond.reader import MAX_BATCH_BYTES, SCAN_RANGE, EventReader
 from tests.support.daemon import Daemon, journal
 from tests.support.events import append, append_many
-from tests.support.postgres import Database
+from tests.support.postgres import Database, Server, fresh_database
 from tests.support.queries import Connection
 
 pytestmark = pytest.mark.integration
@@ -193,8 +193,14 @@ def test_memory_stays_flat_however_heavy_the_backlog(
 BOUNDS = {"batch_size": 50, "most_stored": 16_384, "most_bytes": MAX_BATCH_BYTES}
 
 
-@pytest.fixture
-def seeded(conn: Connection) -> Connection:
+@pytest.fixture(scope="module")
+def seeded(server: Server, schema_template: str) -> Iterator[Connection]:
+    """Give a store that the tests of this module only read."""
+    with fresh_database(server, schema_template) as database:
+        yield seed(database.connect())
+
+
+def seed(conn: Connection) -> Connection:
     conn.execute(
         "INSERT INTO event_store (aggregate_id, aggregate_type, event_type, event_data, version)"
         " SELECT gen_random_uuid(), 'Order', CASE WHEN n % 1000 = 0 THEN 'Rare' ELSE 'Frequent' END, '{}', 1"
