@@ -4,9 +4,9 @@ Started by the worker once it holds the projection's lease, stopped by it betwee
 loop (:meth:`Runner.run_once`) takes the projection one step on::
 
     checkpoint ──paused──▶ PAUSED                 (waits for the status to change)
-        │ ──rebuilding, not reset──▶ reset        (tables empty, position 0, one transaction)
+        │ ──rebuilding in place, not reset──▶ reset    (tables empty, position 0, one transaction)
         ▼
-    mark ──nothing above the checkpoint──▶ CAUGHT_UP   (a rebuild is finished; waits for the mark)
+    mark ──nothing above the checkpoint──▶ CAUGHT_UP   (a rebuild in place is finished; waits for the mark)
         ▼
     read and apply, with the checkpoint, in one transaction ──▶ ADVANCED
 
@@ -18,6 +18,10 @@ pauses the projection.  ``trouble`` says each in the log, and in the row where a
 A pass in a pipeline pauses once it has sent its COMMIT (:meth:`Runner.steps`).  While the thread sleeps at the mark and
 passes have been short, ``lane`` may take them in its stead, many projections' in one thread; whatever comes of them but
 having arrived again is left to the thread here.
+
+While a rebuild beside the live tables is in progress it goes on as ever, and tells the supervisor, by the flight recorder,
+that a builder is wanted.  Where it cannot go on it does not pause, for that would pause the rebuild: it stands still,
+says why in the row, and waits for the rebuild's end.
 
 The row is read at the start, after every failure, and when the worker says that it changed; otherwise what was
 committed last is what is true, for if it were not, the compare-and-set would fail.
@@ -65,10 +69,11 @@ TURN_SECONDS: Final = 0.5
 # A conflict is somebody else at work, or a status that changed: no reason to hurry.
 PAUSE_AFTER_FAILURE_SECONDS: Final = 0.02
 
-# What fits into the lane: a pass that has sent its COMMIT after so long.  After one that took longer so many others
-# have to be short before the lane is tried again.
+# What fits into the lane: a pass that has sent its COMMIT after so long.  After one that took too long there so many
+# have to be short in the thread; each time twice as many, for on a busy machine it may have been nobody's fault.
 SHORT_SECONDS: Final = 0.005
-PROBATION_PASSES: Final = 100
+SHORTEST_PROBATION: Final = 4
+LONGEST_PROBATION: Final = 1024
 
 log = logs.get_logger()
 
@@ -102,7 +107,9 @@ class Runner:
         recent: Callable[[Connection, int, int, float], Sequence[Event] | None] = lambda *_: None,
         turns: threading.Semaphore | None = None,
         on_arrival: Callable[[], None] = lambda: None,
+        on_start: Callable[[Connection], None] = lambda _: None,
         careful_upto: int = 0,
+        is_replay: bool = False,
     ) -> None:
         """Make a runner; nothing runs before :meth:`start`.
 
@@ -116,7 +123,9 @@ class Runner:
                 since when they must have been read.
             turns: Bounds how many runners that are far behind hold a connection, so that those at the head get one.
             on_arrival: Called when there is nothing more to apply below the mark.
+            on_start: Called once, with a connection, when the row is read for the first time.
             careful_upto: Apply event by event up to this sequence number, because a worker died over it.
+            is_replay: Whether it builds tables that are not served yet; the author's code is told.
         """
         self.definition = definition
         self._limits = limits
@@ -125,9 +134,9 @@ class Runner:
         self._turns = turns or threading.Semaphore()
         # Events that were read before the row was may have been mended since, by whoever then resumed the projection.
         self._row_read_at = 0.0
-        self._applier = Applier(
-            definition, limits, slot, lambda db, after, upto: recent(db, after, upto, self._row_read_at)
-        )
+        self._is_replay = is_replay
+        self._recent = recent
+        self._applier = Applier(definition, limits, slot, self._read_recent)
         self._pace = Pace(limits, is_by_range=self._applier.is_by_range)
         self._is_pipelined = self._applier.is_pipelined
         # A failure in a pipeline whose culprit has not been found yet: up to where it may be, and what it was.
@@ -137,19 +146,25 @@ class Runner:
         self._careful_upto = careful_upto
         self._checkpoint: Checkpoint | None = None
         self._is_prepared = False
+        # While a rebuild is in progress: whether the live tables cannot be kept up to date meanwhile.
+        self._is_standing_still = False
         # Whether it has arrived at the mark and waits for it to move; for the watcher, and for the lane.
         self.is_waiting = False
         # Held by whoever takes passes: the thread, or the lane while that sleeps.
         self._passes = threading.Lock()
         self._is_lent = False
-        # How many passes have to be short, in the thread, until the lane may take them.
+        # How many passes have to be short, in the thread, until the lane may take them; how many it was to be the last
+        # time, and how many the lane has taken since.
         self._probation = 1
+        self._last_probation = SHORTEST_PROBATION
+        self._lent_passes = 0
         # Whether the failure that is looked into was in the lane; and whether handlers were found to need this thread.
         self._has_failed_lent = False
         self._is_bound_to_thread = False
         # What the lane has come across, for the thread to deal with.
         self._left: BaseException | None = None
         self._on_arrival = on_arrival
+        self._on_start = on_start
         self._stopping = threading.Event()
         self._wake = threading.Event()
         # Set by other threads; cleared here before the row is read, so that a change is never overlooked.
@@ -162,6 +177,14 @@ class Runner:
         self._log = log.bind(projection=definition.name)
         self._report = BatchReport(self._log, limits.batch_size)
         self._trouble = Trouble(definition.name, pool, self._log)
+        self._retrying = Retrying(
+            retry=retry_if_exception(is_transient),
+            wait=wait_exponential(multiplier=0.05, max=LONGEST_RETRY_SECONDS) + wait_random(0, 0.05),
+            sleep=sleep_using_event(self._stopping),
+            stop=stop_when_event_set(self._stopping),
+            before_sleep=self._note_retry,
+            retry_error_callback=lambda _: Outcome.PAUSED,
+        )
 
     def __repr__(self) -> str:
         return f"<Runner {self.definition.name} {self._checkpoint}>"
@@ -232,7 +255,10 @@ class Runner:
 
     def overstay(self) -> None:
         """Hear that a lent pass takes too long."""
-        self._probation = PROBATION_PASSES
+        is_long_ago = self._lent_passes > LONGEST_PROBATION
+        longer = SHORTEST_PROBATION if is_long_ago else min(2 * self._last_probation, LONGEST_PROBATION)
+        self._probation = self._last_probation = longer
+        self._lent_passes = 0
 
     def give_back(self) -> None:
         """Go on in the thread."""
@@ -252,33 +278,29 @@ class Runner:
 
     def run(self) -> None:
         """Take one step after the other until stopped."""
-        retrying = Retrying(
-            retry=retry_if_exception(is_transient),
-            wait=wait_exponential(multiplier=0.05, max=LONGEST_RETRY_SECONDS) + wait_random(0, 0.05),
-            sleep=sleep_using_event(self._stopping),
-            stop=stop_when_event_set(self._stopping),
-            before_sleep=self._note_retry,
-            retry_error_callback=lambda _: Outcome.PAUSED,
-        )
         self._counters.note_start()
         self._passes.acquire()
         while not self._stopping.is_set():
             self._wake.clear()
-            try:
-                outcome = retrying(self.run_once)
-            except Exception as error:  # noqa: BLE001 - this is the place that decides, whatever it was
-                self._is_stale.set()
-                if isinstance(error, ConflictError):
-                    self._counters.note(Count.CONFLICTS)
-                goes_on = self._stopping.is_set() or self._trouble.decide(error, self._checkpoint)
-                outcome = Outcome.ADVANCED if goes_on else Outcome.PAUSED
-                self._stopping.wait(PAUSE_AFTER_FAILURE_SECONDS)
-            else:
-                self._trouble.clear()
+            outcome = self.step()
             self._note_state(outcome)
             if outcome is not Outcome.ADVANCED and not self._stopping.is_set():
                 self._wait(outcome)
         self._counters.note_end()
+
+    def step(self) -> Outcome:
+        """Take the projection one step on, or decide what follows from what went wrong."""
+        try:
+            outcome = self._retrying(self.run_once)
+        except Exception as error:  # noqa: BLE001 - this is the place that decides, whatever it was
+            self._is_stale.set()
+            if isinstance(error, ConflictError):
+                self._counters.note(Count.CONFLICTS)
+            goes_on = self._stopping.is_set() or self._trouble.decide(error, self._checkpoint)
+            self._stopping.wait(PAUSE_AFTER_FAILURE_SECONDS)
+            return Outcome.ADVANCED if goes_on else Outcome.PAUSED
+        self._trouble.clear()
+        return outcome
 
     def run_once(self) -> Outcome:
         """Take the projection one step on.
@@ -321,15 +343,20 @@ class Runner:
             if self._trouble.is_fatal:
                 return self._pause(db)
             checkpoint = self._current_checkpoint(db)
-            if checkpoint.status == "paused":
+            if checkpoint.status == "paused" or self._is_standing_still:
                 return Outcome.PAUSED
+            if checkpoint.status == "rebuilding":
+                checkpoints.refuse_rebuild_without_tables(checkpoint, self.definition.tables)
             if not self._is_prepared:
                 prepare(db, self.definition, self._applier.check)
                 self._is_prepared = True
-            if checkpoint.status == "rebuilding" and not checkpoint.is_reset:
+            if checkpoint.is_about_to_be_reset:
                 return self._begin_rebuild(db, checkpoint)
+            if checkpoint.is_rebuilt_beside and not checkpoint.position:
+                # It has not begun, or its tables were filled by somebody else: the replay will begin it.
+                return Outcome.PAUSED
             mark = self._settled(db)
-            if checkpoint.status == "rebuilding" and (
+            if checkpoint.is_rebuilt_in_place and (
                 checkpoint.position >= checkpoint.target or checkpoint.position == mark
             ):
                 return self._finish_rebuild(db, checkpoint)
@@ -357,11 +384,23 @@ class Runner:
         self._is_stale.set()
         self._trouble.note_retry(state)
 
+    def _read_recent(self, db: Connection, after: int, upto: int) -> Sequence[Event] | None:
+        # What is shared with others is not marked as replayed.
+        is_shared = not self.definition.projection.is_rebuilding
+        return self._recent(db, after, upto, self._row_read_at) if is_shared else None
+
     # --- the steps
 
     def _pause(self, db: Connection) -> Outcome:
         # Whatever was wrong may be mended when it is resumed, its tables included.
         self._is_prepared = False
+        # Before the row is read, so that a change of it is seen by the next pass.
+        self._is_stale.clear()
+        now = checkpoints.find(db, self.definition.name)
+        if now is not None and now.is_rebuilt_beside and self.definition.tables:
+            self._trouble.stand_still(db, now)
+            self._checkpoint, self._is_standing_still = now, True
+            return Outcome.PAUSED
         self._is_stale.set()
         if not self._trouble.pause(db):
             return Outcome.ADVANCED
@@ -374,17 +413,27 @@ class Runner:
         if known is not None and not self._is_stale.is_set():
             return known
         self._is_stale.clear()
+        self._is_standing_still = False
         self._row_read_at = time.monotonic()
         self._applier.forget_ahead()
         if known is None:
             enroll(db, self.definition)
+            self._on_start(db)
         self._checkpoint = now = checkpoints.load(db, self.definition.name)
+        self._note_rebuild(known, now)
         if known is None:
             self._log.info(logs.PROJECTION_STARTED, position=now.position, status=now.status)
         elif now.status != known.status and "paused" in {now.status, known.status}:
             event = logs.PROJECTION_PAUSED if now.status == "paused" else logs.PROJECTION_RESUMED
             self._log.info(event, position=now.position, status=now.status)
         return now
+
+    def _note_rebuild(self, known: Checkpoint | None, now: Checkpoint) -> None:
+        self._counters.note_rebuild(is_wanted=now.is_rebuilt_beside and bool(self.definition.tables))
+        self.definition.projection.is_rebuilding = self._is_replay or now.is_rebuilt_in_place
+        if known is not None and known.is_rebuilt_beside and now.status != known.status:
+            # The tables may be others now.
+            self._is_prepared = False
 
     def _begin_rebuild(self, db: Connection, checkpoint: Checkpoint) -> Outcome:
         self._is_stale.set()
@@ -475,9 +524,9 @@ class Runner:
             self._false_alarms = 0
 
     def _note_length(self, attempt: Attempt) -> None:
-        if attempt.seconds_to_send > SHORT_SECONDS:
-            self._probation = PROBATION_PASSES
-        elif self._probation and attempt.count:
+        if self._is_lent:
+            self._lent_passes += 1
+        elif self._probation and attempt.count and attempt.seconds_to_send <= SHORT_SECONDS:
             self._probation -= 1
 
     def _note_false_alarm(self, error: Exception) -> None:
