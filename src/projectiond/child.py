@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from projectiond.recorder import InHand, Recorder, create_recorder_file
+from projectiond.recorder import InHand, Page, Recorder, create_recorder_file
 from projectiond.wire import Briefing, Care
 
 
@@ -64,6 +64,10 @@ class Child:
     def in_hand(self) -> Sequence[InHand]:
         """Give the events that handlers have, or had when the process died."""
         return self._recorder.read_in_hand()
+
+    def page(self) -> Page:
+        """Give the numbers that the worker keeps, or left behind."""
+        return self._recorder.read_page()
 
     def take_care(self, care: Care) -> None:
         """Say at which events to be careful: a worker has died over them."""

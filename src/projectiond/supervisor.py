@@ -8,6 +8,7 @@ a second or when a signal arrives::
     a handler hangs ──▶ kill its worker (the flight recorder says which event it is)
     a worker is mute ─▶ kill it
     systemd ──────────▶ READY=1 when every worker works, STATUS=, WATCHDOG=1
+    HTTP ─────────────▶ is shown how all workers stand; it answers in threads of its own (``http``)
 
 Signals are taken synchronously (``sigtimedwait``), so there are no handlers and nothing can interrupt a step.  When
 the supervisor itself is killed, workers see their standard input end, and drain by themselves.
@@ -16,21 +17,26 @@ the supervisor itself is killed, workers see their standard input end, and drain
 import random
 import signal
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
 import psycopg
 
 from projectiond import checkpoint as checkpoints
 from projectiond import logs, sql, systemd
 from projectiond.child import Child
+from projectiond.counters import ProjectionNumbers, Wakeup
 from projectiond.database import connect
 from projectiond.errors import ConfigurationError, DatabaseUnavailableError
+from projectiond.http.crew import Crew, Member, add_numbers
 from projectiond.recorder import InHand
 from projectiond.settings import Settings
 from projectiond.suspicion import Suspicion, Verdict
 from projectiond.wire import Briefing, Care
+
+if TYPE_CHECKING:
+    from projectiond.http.server import HttpServer
 
 TICK_SECONDS: Final = 0.2
 
@@ -60,6 +66,24 @@ class Post:
     child: Child | None = None
     failures: int = 0
     start_at: float = 0.0
+    # For people, and whoever asks over HTTP.
+    idle_since: float | None = field(default_factory=time.monotonic)
+    starts: int = 0
+    last_end: str = ""
+    past_wakeups: Mapping[Wakeup, int] = field(default_factory=dict)
+
+    def as_member(self) -> Member:
+        """Tell of it."""
+        return Member(
+            number=self.number,
+            pid=None if self.child is None else self.child.pid,
+            page=None if self.child is None else self.child.page(),
+            started_at=0.0 if self.child is None else self.child.started_at,
+            idle_since=self.idle_since,
+            restarts=max(0, self.starts - 1),
+            last_end=self.last_end,
+            past_wakeups=self.past_wakeups,
+        )
 
 
 class Supervisor:
@@ -77,15 +101,23 @@ class Supervisor:
         self._repeats = logs.RateLimited(log)
         self._watchdog_seconds = systemd.watchdog_interval_seconds()
         self._watchdog_at = 0.0
+        self._http: HttpServer | None = None
+        # What was counted by workers that have ended.
+        self._past: dict[str, ProjectionNumbers] = {}
 
     def run(self) -> int:
         """Supervise; give the exit code.
 
         Raises:
-            ConfigurationError: No worker can run, whatever is tried; the log says why.
+            ConfigurationError: No worker can run, whatever is tried; the log says why.  Or HTTP cannot be served.
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
+            if self._settings.http_port:
+                # Here, because importing it takes as long as a short command, and only the daemon serves anything.
+                from projectiond.http.server import HttpServer  # noqa: PLC0415
+
+                self._http = HttpServer(self._settings)
             log.info(logs.DAEMON_STARTED, workers=len(self._posts))
             while not self._until():
                 caught = signal.sigtimedwait(_SIGNALS, TICK_SECONDS)
@@ -98,6 +130,8 @@ class Supervisor:
             for child in self._children():
                 child.kill()
                 child.close()
+            if self._http is not None:
+                self._http.stop()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
     def _children(self) -> list[Child]:
@@ -113,8 +147,22 @@ class Supervisor:
                 self._bury(post, post.child, exit_code)
             else:
                 self._check(post, post.child)
+            self._note_readiness(post)
+        self._show()
         self._execute_verdicts()
         self._tell_systemd()
+
+    def _note_readiness(self, post: Post) -> None:
+        if post.child is not None and post.child.is_ready:
+            post.idle_since = None
+        elif post.idle_since is None:
+            post.idle_since = time.monotonic()
+
+    def _show(self, *, is_draining: bool = False) -> None:
+        """Show whoever asks over HTTP how all workers stand."""
+        if self._http is not None:
+            members = tuple(post.as_member() for post in self._posts)
+            self._http.show(Crew(time.monotonic(), members, self._past, is_draining))
 
     def _start(self, post: Post) -> None:
         if time.monotonic() < post.start_at:
@@ -126,6 +174,8 @@ class Supervisor:
             how = f"it could not be started: {error}"
             log.error(logs.WORKER_EXITED, worker=post.number, how=how)  # noqa: TRY400 - a traceback says no more
             self._plan_restart(post)
+        else:
+            post.starts += 1
 
     def _check(self, post: Post, child: Child) -> None:
         """Kill a worker in which a handler hangs, or whose main thread is mute."""
@@ -145,7 +195,7 @@ class Supervisor:
         )
         child.kill()
         self._suspect(stuck, reason)
-        self._vacate(post, child)
+        self._vacate(post, child, f"a kill, since {reason}")
 
     def _bury(self, post: Post, child: Child, exit_code: int) -> None:
         if child.has_refused and not any(other.is_ready for other in self._children() if other is not child):
@@ -162,7 +212,7 @@ class Supervisor:
             in_hand=[f"{item.projection} at {item.sequence_number}" for item in in_hand],
         )
         self._suspect(in_hand, f"its worker ended with {how}")
-        self._vacate(post, child)
+        self._vacate(post, child, how)
 
     def _suspect(self, in_hand: Iterable[InHand], reason: str) -> None:
         if time.monotonic() - self._suspected_at > FORGET_SECONDS:
@@ -173,8 +223,15 @@ class Supervisor:
         for child in self._children():
             child.take_care(Care(self._suspicion.careful_upto))
 
-    def _vacate(self, post: Post, child: Child) -> None:
-        """Let go of a dead worker, and decide when the next one is started."""
+    def _vacate(self, post: Post, child: Child, how: str) -> None:
+        """Let go of a dead worker, keep what it counted, and decide when the next one is started."""
+        page = child.page()
+        # Made anew, for what has been shown is read by other threads.
+        past = dict(self._past)
+        add_numbers(past, {name: numbers.ended() for name, numbers in page.projections().items()})
+        self._past = past
+        post.past_wakeups = {why: post.past_wakeups.get(why, 0) + page.worker.wakeups[why] for why in Wakeup}
+        post.last_end = how
         if time.monotonic() - child.started_at > HEALTHY_SECONDS:
             post.failures = 0
         child.close()
@@ -240,6 +297,7 @@ class Supervisor:
         while (left := [child for child in self._children() if child.exit_code() is None]) and (
             time.monotonic() < deadline
         ):
+            self._show(is_draining=True)
             caught = signal.sigtimedwait(_SIGNALS, TICK_SECONDS)
             if caught is not None and caught.si_signo != signal.SIGCHLD:
                 break

@@ -1,10 +1,11 @@
 """The supervisor's decisions about a worker, without a process."""
 
+import os
 import signal
 
 import pytest
 
-from projectiond.recorder import InHand
+from projectiond.recorder import InHand, Page, Recorder, create_recorder_file
 from projectiond.settings import Settings
 from projectiond.supervisor import SILENT_SECONDS, Post, Supervisor
 
@@ -18,10 +19,18 @@ class FakeChild:
         self.started_at = 0.0
         self.silent_seconds = silent_seconds
         self.is_killed = False
+        self.is_ready = False
         self._in_hand = in_hand
 
     def in_hand(self) -> tuple[InHand, ...]:
         return self._in_hand
+
+    def page(self) -> Page:
+        descriptor = create_recorder_file()
+        try:
+            return Recorder(descriptor).read_page()
+        finally:
+            os.close(descriptor)
 
     def kill(self) -> None:
         self.is_killed = True
