@@ -16,6 +16,7 @@ import psycopg.sql
 
 from projectiond import checkpoint as checkpoints
 from projectiond import sql
+from projectiond.build import record_build
 from projectiond.checkpoint import Checkpoint
 from projectiond.database import Connection, fetch_row
 from projectiond.definition import Definition
@@ -43,6 +44,8 @@ def enroll(db: Connection, definition: Definition) -> None:
                 f'{name}", or set last_sequence_number to the last event that they contain and the status to running'
             )
             checkpoints.pause_for_fault(db, checkpoints.load(db, name), reason)
+            return
+        record_build(db, definition, "enrolled")
 
 
 def prepare(db: Connection, definition: Definition, check: Callable[[Connection], None]) -> None:

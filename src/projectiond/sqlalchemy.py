@@ -55,7 +55,9 @@ except ModuleNotFoundError as error:
     ) from error
 
 # What "projectiond init" makes beside the tables of the models.
-_FURTHER_TABLES: Final = frozenset({"projection_dead_letters", "projection_rebuilds", "projectiond_high_water_mark"})
+_FURTHER_TABLES: Final = frozenset(
+    {"projection_builds", "projection_dead_letters", "projection_rebuilds", "projectiond_high_water_mark"}
+)
 
 # The one that BIGSERIAL makes in schema.sql.
 _SEQUENCE: Final = "event_store_sequence_number_seq"

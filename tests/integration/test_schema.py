@@ -35,6 +35,7 @@ TABLES = (
     "snapshots",
     "projection_dead_letters",
     "projection_rebuilds",
+    "projection_builds",
     "projectiond_high_water_mark",
 )
 
