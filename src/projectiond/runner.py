@@ -42,6 +42,7 @@ from tenacity.wait import wait_exponential, wait_random
 from projectiond import checkpoint as checkpoints
 from projectiond import logs
 from projectiond.applier import Applier, Attempt
+from projectiond.build import note_rate, record_build
 from projectiond.checkpoint import Checkpoint
 from projectiond.counters import Count, State, Timing
 from projectiond.database import Connection, borrow
@@ -107,6 +108,7 @@ class Runner:
         recent: Callable[[Connection, int, int, float], Sequence[Event] | None] = lambda *_: None,
         turns: threading.Semaphore | None = None,
         on_arrival: Callable[[], None] = lambda: None,
+        meet_tables: Callable[[Connection], bool] = lambda _: False,
         on_start: Callable[[Connection], None] = lambda _: None,
         careful_upto: int = 0,
         is_replay: bool = False,
@@ -123,6 +125,8 @@ class Runner:
                 since when they must have been read.
             turns: Bounds how many runners that are far behind hold a connection, so that those at the head get one.
             on_arrival: Called when there is nothing more to apply below the mark.
+            meet_tables: Called before the first event is applied with the status running, to see whether the tables
+                were built by something else; says whether it has changed the row.
             on_start: Called once, with a connection, when the row is read for the first time.
             careful_upto: Apply event by event up to this sequence number, because a worker died over it.
             is_replay: Whether it builds tables that are not served yet; the author's code is told.
@@ -146,6 +150,8 @@ class Runner:
         self._careful_upto = careful_upto
         self._checkpoint: Checkpoint | None = None
         self._is_prepared = False
+        self._meet_tables = meet_tables
+        self._has_met_tables = False
         # While a rebuild is in progress: whether the live tables cannot be kept up to date meanwhile.
         self._is_standing_still = False
         # Whether it has arrived at the mark and waits for it to move; for the watcher, and for the lane.
@@ -347,6 +353,13 @@ class Runner:
                 return Outcome.PAUSED
             if checkpoint.status == "rebuilding":
                 checkpoints.refuse_rebuild_without_tables(checkpoint, self.definition.tables)
+            if checkpoint.status == "running" and not self._has_met_tables:
+                # Before they are prepared: tables of another shape may be what has to be rebuilt.
+                is_changed = self._meet_tables(db)
+                self._has_met_tables = True
+                if is_changed:
+                    self._is_stale.set()
+                    return Outcome.ADVANCED
             if not self._is_prepared:
                 prepare(db, self.definition, self._applier.check)
                 self._is_prepared = True
@@ -439,7 +452,11 @@ class Runner:
         self._is_stale.set()
         self._careful_upto = 0
         target = read_store_end(db)
-        if checkpoints.reset(db, checkpoint, self.definition.tables, target):
+        with db.transaction():
+            is_reset = checkpoints.reset(db, checkpoint, self.definition.tables, target)
+            if is_reset:
+                record_build(db, self.definition)
+        if is_reset:
             self._log.info(logs.REBUILD_STARTED, tables=self.definition.tables, target=target)
         return Outcome.ADVANCED
 
@@ -458,7 +475,9 @@ class Runner:
         if checkpoint.error_message is not None:
             checkpoints.note_trouble(db, checkpoint.name, None)
             self._checkpoint = replace(checkpoint, error_message=None)
-        self._report.note_arrival(checkpoint.position)
+        rate = self._report.note_arrival(checkpoint.position)
+        if rate is not None:
+            note_rate(db, checkpoint.name, rate)
         return Outcome.CAUGHT_UP
 
     def _apply(self, db: Connection, checkpoint: Checkpoint, mark: int) -> Generator[None]:
