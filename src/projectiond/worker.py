@@ -21,11 +21,13 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import psycopg
 
 from projectiond import logs, sql
+from projectiond.change import meet_tables
 from projectiond.database import Connection, connect, open_pool
 from projectiond.definition import Definition
 from projectiond.errors import ConfigurationError, DatabaseUnavailableError
@@ -192,15 +194,17 @@ class Worker:
 
     def _start_runner(self, name: str) -> None:
         definition = self._definitions[name]
+        limits = resolve_limits(definition, self._settings)
         self._runners[name] = Runner(
             definition,
-            resolve_limits(definition, self._settings),
+            limits,
             self._pool,
             self._watcher.settled,
             self._slots[name],
             recent=self._watcher.recent.read,
             turns=self._turns,
             on_arrival=self._watcher.nudge,
+            meet_tables=partial(meet_tables, definition=definition, limits=limits),
             careful_upto=self._careful_upto.get(name, 0),
         )
         self._runners[name].start()
