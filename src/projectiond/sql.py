@@ -792,7 +792,7 @@ FROM projection_builds
 ORDER BY projection_name
 """
 
-# Parameters: name.  Rows: as READ_BUILDS, one or none.  Locks: the row, so that of several workers one acts on a change.
+# Parameters: name.  Rows: as READ_BUILDS, one or none.  Locks: the row, so that only one worker acts on a change.
 LOCK_BUILD: LiteralString = """
 SELECT projection_name, fingerprint, version, digest, previous_digest, built_at, built_by, events_per_second
 FROM projection_builds
