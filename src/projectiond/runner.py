@@ -353,13 +353,6 @@ class Runner:
                 return Outcome.PAUSED
             if checkpoint.status == "rebuilding":
                 checkpoints.refuse_rebuild_without_tables(checkpoint, self.definition.tables)
-            if checkpoint.status == "running" and not self._has_met_tables:
-                # Before they are prepared: tables of another shape may be what has to be rebuilt.
-                is_changed = self._meet_tables(db)
-                self._has_met_tables = True
-                if is_changed:
-                    self._is_stale.set()
-                    return Outcome.ADVANCED
             if not self._is_prepared:
                 prepare(db, self.definition, self._applier.check)
                 self._is_prepared = True
@@ -432,7 +425,13 @@ class Runner:
         if known is None:
             enroll(db, self.definition)
             self._on_start(db)
-        self._checkpoint = now = checkpoints.load(db, self.definition.name)
+        now = checkpoints.load(db, self.definition.name)
+        if now.status == "running" and not self._has_met_tables:
+            # Before the tables are prepared: that they have another shape may be what was changed.
+            if self._meet_tables(db):
+                now = checkpoints.load(db, self.definition.name)
+            self._has_met_tables = True
+        self._checkpoint = now
         self._note_rebuild(known, now)
         if known is None:
             self._log.info(logs.PROJECTION_STARTED, position=now.position, status=now.status)
