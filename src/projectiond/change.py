@@ -8,8 +8,8 @@ as such: the change may be one that alters none of their rows, and who deployed 
     pause     the status is set to paused, with what has changed
 
 Each is done once for one change, whichever worker comes first: an operator who calls the rebuild off, or resumes, has
-the last word. While workers of the old and of the new code run side by side, both meet the other's tables: who finds the
-tables that have just replaced its own only warns, or the two would rebuild in turns for ever.
+the last word. While workers of the old and of the new code run side by side, both meet the other's tables: who finds
+the tables that have just replaced its own only warns, or the two would rebuild in turns for ever.
 """
 
 from typing import assert_never
@@ -74,7 +74,8 @@ def _act(db: Connection, definition: Definition, limits: Limits, build: Build, d
             is_changed = db.execute(sql.SET_STATUS, {"name": name, "status": "rebuilding"}).rowcount == 1
             action = "it is rebuilt"
         case "pause":
-            is_changed = checkpoints.pause_for_fault(db, checkpoints.load(db, name), sentence_of_pause(name, difference))
+            reason = _sentence_of_pause(name, difference)
+            is_changed = checkpoints.pause_for_fault(db, checkpoints.load(db, name), reason)
             action = "it is paused"
         case _:
             assert_never(policy)
@@ -82,7 +83,7 @@ def _act(db: Connection, definition: Definition, limits: Limits, build: Build, d
     return is_changed
 
 
-def sentence_of_pause(name: str, difference: Difference) -> str:
+def _sentence_of_pause(name: str, difference: Difference) -> str:
     """Say why a projection is paused, and how it goes on."""
     return (
         f'the tables of "{name}" were built by something else ({difference}); run "projectiond rebuild {name}", or '
