@@ -35,6 +35,14 @@ SELECT
     pg_postmaster_start_time()
 """
 
+# Parameters: schema.  For the session.
+PUT_SCHEMA_FIRST: LiteralString = """
+SELECT set_config('search_path', quote_ident(%(schema)s) || ', ' || current_setting('search_path'), false)
+"""
+
+# Rows: one (the process id of this session's server process).
+SESSION: LiteralString = "SELECT pg_backend_pid()"
+
 # Rows: one (server_version_num, is_standby).
 SERVER_FACTS: LiteralString = """
 SELECT

@@ -21,15 +21,11 @@ from projectiond.errors import ConcurrencyError
 from projectiond.eventstore import AsyncEventStore, EventStore, NewEvent
 from projectiond.waiting import wait_for
 from tests.support.eventstores import Order, OrderPlaced, registry
-from tests.support.pgbouncer import find_binary, knows_prepared_statements, running_pgbouncer
+from tests.support.pgbouncer import knows_prepared_statements, needs_pgbouncer, running_pgbouncer
 from tests.support.postgres import Database
 from tests.support.queries import value
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.any_server,
-    pytest.mark.skipif(find_binary() is None, reason="there is no pgbouncer; Debian has a package of this name"),
-]
+pytestmark = [pytest.mark.integration, pytest.mark.any_server, needs_pgbouncer]
 
 # More than PgBouncer's pools have sessions, and more appends than psycopg sees of a statement before it prepares it.
 WRITERS = 4

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 import psycopg
+import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.support.postgres import Server
@@ -39,7 +40,6 @@ unix_socket_dir = {directory}
 auth_type = any
 admin_users = postgres
 pool_mode = {mode}
-default_pool_size = 2
 max_client_conn = 100
 {settings}
 """
@@ -48,6 +48,11 @@ max_client_conn = 100
 def find_binary() -> str | None:
     """Return the path of PgBouncer, or None where there is none."""
     return os.environ.get(BINARY_VARIABLE) or shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+
+
+needs_pgbouncer = pytest.mark.skipif(
+    find_binary() is None, reason=f"there is no pgbouncer: install Debian's package, or set {BINARY_VARIABLE}"
+)
 
 
 @cache
@@ -65,7 +70,7 @@ class PgBouncer:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def dsn(self, database: str) -> str:
+    def dsn(self, database: str = "postgres") -> str:
         """Return the address of a database of the server behind it."""
         return f"postgresql://postgres@/{quote(database)}?host={quote(str(self._directory), safe='')}&port=6432"
 
@@ -78,7 +83,7 @@ def running_pgbouncer(server: Server, mode: str, **settings: object) -> Iterator
     behind: dict[str, Any] = conninfo_to_dict(server.dsn())
     target = " ".join(f"{key}={behind[key]}" for key in ("host", "port", "user", "password") if behind.get(key))
     file = directory / "pgbouncer.ini"
-    lines = "\n".join(f"{key} = {value}" for key, value in settings.items())
+    lines = "\n".join(f"{key} = {value}" for key, value in {"default_pool_size": 2, **settings}.items())
     file.write_text(_CONFIGURATION.format(target=target, directory=directory, mode=mode, settings=lines))
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen([str(find_binary()), str(file)], stdout=log, stderr=log, **server_user())

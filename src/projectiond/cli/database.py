@@ -40,6 +40,7 @@ def init(context: typer.Context) -> None:
     Exit codes: 0 the database is as it should be, 1 it could not be brought there.
     """
     target = find_target(context.obj)
+    target.refuse_pooler()
     # An upgrade may build an index over all events; schema.sql sets the time-outs that it needs itself.
     with connect(target.dsn, role="init", statement_timeout_seconds=0) as db:
         try:

@@ -14,6 +14,7 @@ from projectiond import sql
 from projectiond.database import Connection, check_server, connect, describe_target, fetch_row
 from projectiond.embedded import DIRECTORY, is_running, require_package, start_embedded
 from projectiond.errors import ConfigurationError
+from projectiond.pooler import refuse_shared_sessions
 from projectiond.schema import apply_schema
 from projectiond.settings import Settings, load_settings
 
@@ -48,6 +49,7 @@ class Target:
             DatabaseUnavailableError: It cannot be opened.
             ConfigurationError: The server is none that the daemon could work with, or the schema is missing.
         """
+        self.refuse_pooler()
         db = connect(self.dsn, role=role, statement_timeout_seconds=self.settings.statement_timeout_seconds)
         try:
             check_server(db)
@@ -56,6 +58,15 @@ class Target:
             db.close()
             raise
         return db
+
+    def refuse_pooler(self) -> None:
+        """Refuse a pooler that would hand the sessions' settings and locks on to others; before anything is set.
+
+        Raises:
+            ConfigurationError: There is one.
+        """
+        if not self.is_embedded:
+            refuse_shared_sessions(self.dsn)
 
     def _refuse_empty(self, db: Connection) -> None:
         if fetch_row(db, sql.IS_WITHOUT_SCHEMA)[0]:
