@@ -107,31 +107,27 @@ def hold_writers(db: Connection, pairs: Sequence[Pair]) -> None:
     Raises:
         TablesBusyError: Somebody has been writing them for long.
     """
-    lives = [pair.live for pair in pairs if pair.live is not None]
+    lives = [pair.live.identifier for pair in pairs if pair.live is not None]
     if lives:
         lock_tables(db, lives, "SHARE ROW EXCLUSIVE", WRITERS_TIMEOUT)
 
 
-def lock_tables(db: Connection, tables: Sequence[Table], mode: LiteralString, timeout: str) -> None:
+def lock_tables(db: Connection, tables: Sequence[sql.Identifier], mode: LiteralString, timeout: str) -> None:
     """Lock tables in a savepoint, in the order of their names.
 
     Raises:
         TablesBusyError: Not to be had within the time; the transaction is as it was.
     """
-    ordered = sorted(tables, key=lambda table: (table.schema, table.name))
+    names = sql.SQL(", ").join(sorted(tables, key=repr))
     before = show(db, "lock_timeout")
     try:
         with db.transaction():
             set_local(db, "lock_timeout", timeout)
-            db.execute(
-                sql.SQL("LOCK TABLE {} IN {} MODE").format(
-                    sql.SQL(", ").join(table.relation for table in ordered), sql.SQL(mode)
-                )
-            )
+            db.execute(sql.SQL("LOCK TABLE {} IN {} MODE").format(names, sql.SQL(mode)))
             set_local(db, "lock_timeout", before)
     except (errors.LockNotAvailable, errors.DeadlockDetected) as error:
         raise TablesBusyError(
-            f"{', '.join(map(str, ordered))}: another session has been in the way for {timeout}",
+            f"{names.as_string(db)}: another session has been in the way for {timeout}",
             hint="it is tried again; a long transaction that uses them can be found in pg_stat_activity",
         ) from error
 
