@@ -47,7 +47,8 @@ BEGIN
 
     FOREACH missing IN ARRAY ARRAY[
         'event_store', 'projection_checkpoints', 'snapshots',
-        'projection_dead_letters', 'projection_rebuilds', 'projection_builds', 'projectiond_high_water_mark'
+        'projection_dead_letters', 'projection_rebuilds', 'projection_builds', 'projection_rebuild_history',
+        'projectiond_high_water_mark'
     ] LOOP
         IF to_regclass(missing) IS NULL THEN
             RAISE NOTICE 'created table %.%', quote_ident(home), missing;
@@ -550,8 +551,8 @@ BEGIN
 END
 $$;
 
--- An operator's UPDATE of a status is heard at once, and 'running' wipes the slate: the error that paused the
--- projection, and the marker of a rebuild that has ended or is called off.
+-- An operator's UPDATE of a status is heard at once. 'running' wipes the slate: the error that paused the projection, and
+-- a rebuild that has ended or is called off. 'paused' holds for a rebuild as well.
 -- SECURITY DEFINER, so that who may change a status need not have rights on projection_rebuilds. A function that runs
 -- with its owner's rights must not be led astray: the table's schema is written into it, and nobody else may attach it
 -- to a table of their own.
@@ -573,10 +574,16 @@ BEGIN
             IF NEW.status = 'running' AND NEW.error_message IS NOT DISTINCT FROM OLD.error_message THEN
                 NEW.error_message := NULL;
             END IF;
-            -- 'running': the rebuild has ended or is called off. 'rebuilding': begin afresh, also after a pause, since
-            -- the handlers may have been mended meanwhile.
-            IF NEW.status IN ('running', 'rebuilding') THEN
-                DELETE FROM %I.projection_rebuilds WHERE projection_name = NEW.projection_name;
+            -- This row is also what the rebuild's own transactions change last: so once this one has committed, no
+            -- further of theirs does. 'rebuilding' after a pause goes on; in place it begins afresh, since what fills
+            -- the tables then are the handlers of now.
+            IF NEW.status = 'running' THEN
+                DELETE FROM %1$I.projection_rebuilds WHERE projection_name = NEW.projection_name;
+            ELSE
+                UPDATE %1$I.projection_rebuilds
+                SET is_paused = NEW.status = 'paused',
+                    is_begun = is_begun AND (mode = 'beside' OR NEW.status = 'paused')
+                WHERE projection_name = NEW.projection_name;
             END IF;
             RETURN NEW;
         END
@@ -617,13 +624,112 @@ CREATE TABLE IF NOT EXISTS projection_dead_letters (
     PRIMARY KEY (projection_name, sequence_number)
 );
 
--- A row says that the projection's tables have been reset for the rebuild in progress, so that a restarted daemon goes
--- on instead of resetting again; it ends at target_sequence_number, the store's end when it began.
+-- A row is a rebuild in progress. Beside the live tables it appears together with the space in which the new ones are
+-- built (docs/adr/0010), and every transaction there moves position_sequence_number along; error_message has what keeps
+-- it from going on. In place it is the wish, until is_begun says that the tables have been emptied: a restarted daemon
+-- then goes on instead of emptying them again. target_sequence_number is the store's end when it began.
 CREATE TABLE IF NOT EXISTS projection_rebuilds (
     projection_name VARCHAR(100) PRIMARY KEY,
     started_at TIMESTAMPTZ NOT NULL DEFAULT NOW(),
-    target_sequence_number BIGINT NOT NULL
+    target_sequence_number BIGINT NOT NULL DEFAULT 0,
+    id UUID NOT NULL DEFAULT gen_random_uuid(),
+    mode TEXT NOT NULL DEFAULT 'beside' CONSTRAINT projection_rebuild_mode_known CHECK (mode IN ('beside', 'in place')),
+    is_begun BOOLEAN NOT NULL DEFAULT false,
+    position_sequence_number BIGINT NOT NULL DEFAULT 0,
+    is_paused BOOLEAN NOT NULL DEFAULT false,
+    error_message TEXT
 );
+
+-- An older version rebuilt in place only, and a row said that it had begun.
+DO $$
+BEGIN
+    IF NOT EXISTS (
+        SELECT FROM pg_attribute WHERE attrelid = 'projection_rebuilds'::regclass AND attname = 'error_message'
+    ) THEN
+        ALTER TABLE projection_rebuilds
+            ALTER COLUMN target_sequence_number SET DEFAULT 0,
+            ADD COLUMN id UUID NOT NULL DEFAULT gen_random_uuid(),
+            ADD COLUMN mode TEXT NOT NULL DEFAULT 'in place'
+                CONSTRAINT projection_rebuild_mode_known CHECK (mode IN ('beside', 'in place')),
+            ADD COLUMN is_begun BOOLEAN NOT NULL DEFAULT true,
+            ADD COLUMN position_sequence_number BIGINT NOT NULL DEFAULT 0,
+            ADD COLUMN is_paused BOOLEAN NOT NULL DEFAULT false,
+            ADD COLUMN error_message TEXT;
+        ALTER TABLE projection_rebuilds
+            ALTER COLUMN mode SET DEFAULT 'beside',
+            ALTER COLUMN is_begun SET DEFAULT false;
+        RAISE NOTICE 'added columns to projection_rebuilds';
+    END IF;
+END
+$$;
+
+-- What the rebuilds that have been finished beside the live tables came to: `tables` has, for each table, how many rows
+-- there are and how many were changed, added and removed.
+CREATE TABLE IF NOT EXISTS projection_rebuild_history (
+    projection_name VARCHAR(100) NOT NULL,
+    started_at TIMESTAMPTZ NOT NULL,
+    finished_at TIMESTAMPTZ NOT NULL DEFAULT NOW(),
+    position BIGINT NOT NULL,
+    method TEXT NOT NULL,
+    tables JSONB NOT NULL,
+    PRIMARY KEY (projection_name, finished_at)
+);
+
+-- On the checkpoint of a replay, in a schema of its own beside the live tables: the last statement of each of its
+-- transactions comes by here. It sees that nothing outside of that schema was written (whoever writes a table holds a
+-- lock on it until the transaction ends), and moves the rebuild's row along, so that pausing it and calling it off hold
+-- at once. Its argument is the rebuild's id; a replay that belongs to no rebuild has none. PJ008: something outside was
+-- written.
+DO $do$
+BEGIN
+    EXECUTE format($create$
+        CREATE OR REPLACE FUNCTION projectiond_replay_moved() RETURNS trigger
+        LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+        DECLARE
+            strays text;
+        BEGIN
+            IF NEW.last_sequence_number IS DISTINCT FROM OLD.last_sequence_number THEN
+                SELECT string_agg(DISTINCT format('%%I.%%I', place.nspname, written.relname), ', ') INTO strays
+                FROM pg_locks AS held
+                JOIN pg_class AS written ON written.oid = held.relation
+                JOIN pg_namespace AS place ON place.oid = written.relnamespace
+                WHERE held.pid = pg_backend_pid()
+                    AND held.locktype = 'relation'
+                    AND held.mode IN (
+                        'RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock'
+                    )
+                    AND written.relkind IN ('r', 'p', 'm', 'f')
+                    AND place.nspname <> TG_TABLE_SCHEMA
+                    AND place.nspname NOT LIKE 'pg\_%%';
+                IF strays IS NOT NULL THEN
+                    RAISE EXCEPTION '%%', strays USING ERRCODE = 'PJ008';
+                END IF;
+            END IF;
+            IF TG_NARGS = 0 THEN
+                RETURN NEW;
+            END IF;
+            IF NEW.last_sequence_number IS DISTINCT FROM OLD.last_sequence_number THEN
+                UPDATE %1$I.projection_rebuilds
+                SET position_sequence_number = NEW.last_sequence_number,
+                    error_message = NULL
+                WHERE projection_name = NEW.projection_name
+                    AND id = TG_ARGV[0]::uuid
+                    AND NOT is_paused;
+                IF NOT FOUND THEN
+                    RAISE EXCEPTION 'the rebuild is paused, or not the one in progress' USING ERRCODE = 'PJ002';
+                END IF;
+            ELSIF NEW.error_message IS NOT NULL THEN
+                UPDATE %1$I.projection_rebuilds
+                SET error_message = NEW.error_message
+                WHERE projection_name = NEW.projection_name
+                    AND id = TG_ARGV[0]::uuid;
+            END IF;
+            RETURN NEW;
+        END
+        $function$
+    $create$, current_schema());
+END
+$do$;
 
 -- What built the tables of each projection: the fingerprint of its code, schema and options (fingerprint.py), with the
 -- version that its author gave. A daemon that has another one finds out here that they differ. "digest" stands for all of
@@ -711,7 +817,8 @@ BEGIN
                     checkpoint.last_sequence_number AS place,
                     checkpoint.status,
                     checkpoint.error_message,
-                    checkpoint.status = 'rebuilding' AND rebuild.projection_name IS NULL AS is_about_to_be_reset
+                    checkpoint.status = 'rebuilding'
+                        AND coalesce(rebuild.mode = 'in place' AND NOT rebuild.is_begun, false) AS is_about_to_be_reset
                 INTO kept
                 FROM %1$I.projection_checkpoints AS checkpoint
                 LEFT JOIN %1$I.projection_rebuilds AS rebuild USING (projection_name)

@@ -42,9 +42,9 @@ RESET_LOCK_TIMEOUT: Literal["2s"] = "2s"
 class Checkpoint:
     """A projection's row as it was read.
 
-    While the status is rebuilding, and after a pause in the middle of it: ``rebuild_mode`` says how (``None``: nobody has
-    begun it), and ``target`` where the store ended when it began.  In place ``is_reset`` says that the tables have been
-    emptied for it; beside the live tables ``rebuild_position`` and ``rebuild_error`` say how it stands.
+    While the status is rebuilding, and after a pause in the middle of it: ``rebuild_mode`` says how (``None``: it has
+    not begun), and ``target`` where the store ended when it began.  In place ``is_reset`` says that the tables have
+    been emptied for it; beside the live tables ``rebuild_position`` and ``rebuild_error`` say how it stands.
     """
 
     name: str
@@ -58,14 +58,19 @@ class Checkpoint:
     rebuild_error: str | None = None
 
     @property
-    def is_in_place(self) -> bool:
+    def is_rebuilt_beside(self) -> bool:
+        """Whether it is being built anew beside its live tables, or is going to be."""
+        return self.status == "rebuilding" and self.rebuild_mode != "in place"
+
+    @property
+    def is_rebuilt_in_place(self) -> bool:
         """Whether a rebuild fills the live tables."""
-        return self.rebuild_mode == "in place"
+        return self.status == "rebuilding" and self.rebuild_mode == "in place"
 
     @property
     def is_about_to_be_reset(self) -> bool:
-        """Whether the tables are to be emptied, so that what they hold does not count any more."""
-        return self.status == "rebuilding" and self.is_in_place and not self.is_reset
+        """Whether the live tables are to be emptied, so that what they hold does not count any more."""
+        return self.is_rebuilt_in_place and not self.is_reset
 
 
 def create(db: Connection, name: str) -> bool:
@@ -137,10 +142,10 @@ def transaction(db: Connection, checkpoint: Checkpoint, *, is_pipelined: bool = 
             ) from error
         if error.sqlstate == sql.WRITTEN_OUTSIDE:
             raise ConfigurationError(
-                f'"{checkpoint.name}" cannot be rebuilt beside its tables: it writes {error.diag.message_primary}, which '
-                "is not one of those that are built anew",
-                hint="name tables without their schema, list all that it writes in `tables`, and leave out what must not "
-                f"happen twice while `self.is_rebuilding`; or run \"projectiond rebuild {checkpoint.name} --in-place\"",
+                f'"{checkpoint.name}" cannot be rebuilt beside its tables: it writes {error.diag.message_primary}, '
+                "which is not one of those that are built anew",
+                hint="name tables without their schema, list all that it writes in `tables`, and leave out what must "
+                f'not happen twice while `self.is_rebuilding`; or "projectiond rebuild {checkpoint.name} --in-place"',
             ) from error
         raise
 
@@ -213,11 +218,7 @@ def reset(db: Connection, checkpoint: Checkpoint, tables: tuple[str, ...], targe
         ConfigurationError: The projection names no tables, so there is nothing that could be emptied.
     """
     name = checkpoint.name
-    if not tables:
-        raise ConfigurationError(
-            f'"{name}" cannot be rebuilt: it declares no tables, so its read model cannot be emptied',
-            hint=f"set `tables = (...)` in the projection, or set the status of {name} back to running",
-        )
+    refuse_rebuild_without_tables(checkpoint, tables)
     with db.transaction():
         db.execute(sql.SET_LOCK_TIMEOUT, {"timeout": RESET_LOCK_TIMEOUT})
         if db.execute(sql.RESET_CHECKPOINT, {"name": name, "from": checkpoint.position}).fetchone() is None:
@@ -227,6 +228,19 @@ def reset(db: Connection, checkpoint: Checkpoint, tables: tuple[str, ...], targe
         db.execute(sql.CLEAR_DEAD_LETTERS, {"name": name})
         db.execute(sql.MARK_RESET, {"name": name, "target": target})
     return True
+
+
+def refuse_rebuild_without_tables(checkpoint: Checkpoint, tables: tuple[str, ...]) -> None:
+    """See that there is something that a rebuild could build anew.
+
+    Raises:
+        ConfigurationError: There is not.
+    """
+    if not tables:
+        raise ConfigurationError(
+            f'"{checkpoint.name}" cannot be rebuilt: it declares no tables, so nothing could be built anew',
+            hint=f"set `tables = (...)` in the projection, or set the status of {checkpoint.name} back to running",
+        )
 
 
 def finish_rebuild(db: Connection, checkpoint: Checkpoint) -> bool:

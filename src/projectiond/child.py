@@ -16,17 +16,19 @@ from projectiond.wire import Briefing, Care
 
 
 class Child:
-    """A worker process that has been started."""
+    """A worker process, or a builder, that has been started."""
 
-    def __init__(self, number: int, briefing: Briefing) -> None:
-        """Start worker ``number``."""
+    def __init__(
+        self, number: int, briefing: Briefing, *, module: str = "projectiond.worker", subject: str = ""
+    ) -> None:
+        """Start worker ``number``, or the process of another module, whose ``subject`` is no number."""
         self.number = number
         self.started_at = time.monotonic()
         descriptor = create_recorder_file()
         try:
             self._recorder = Recorder(descriptor)
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [sys.executable, "-m", "projectiond.worker", str(number), str(descriptor)],
+                [sys.executable, "-m", module, subject or str(number), str(descriptor)],
                 stdin=subprocess.PIPE,
                 pass_fds=(descriptor,),
             )
@@ -64,6 +66,10 @@ class Child:
     def in_hand(self) -> Sequence[InHand]:
         """Give the events that handlers have, or had when the process died."""
         return self._recorder.read_in_hand()
+
+    def wanting_builder(self) -> Sequence[str]:
+        """Name the projections of this worker that are to be built anew beside their live tables."""
+        return self._recorder.read_wanting_builder()
 
     def page(self) -> Page:
         """Give the numbers that the worker keeps, or left behind."""

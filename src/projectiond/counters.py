@@ -82,6 +82,7 @@ class Timing(enum.IntEnum):
 
 _STATE: Final = 0
 _POSITION: Final = 1
+_WANTS_BUILDER: Final = 13
 PROJECTION_NUMBERS: Final = 64
 PROJECTION_BYTES: Final = PROJECTION_NUMBERS * _BYTES
 
@@ -139,6 +140,11 @@ class ProjectionCounters(_Block):
     def note_end(self) -> None:
         """The runner has ended."""
         self._set(_STATE, State.ELSEWHERE)
+        self._set(_WANTS_BUILDER, 0)
+
+    def note_rebuild(self, *, is_wanted: bool) -> None:
+        """Say whether the projection is to be built anew beside its live tables."""
+        self._set(_WANTS_BUILDER, is_wanted)
 
     def note_state(self, state: State, position: int | None) -> None:
         """Say where it is after a step that went well, and what it does now."""
@@ -169,6 +175,11 @@ class ProjectionCounters(_Block):
         place = next((i for i, bound in enumerate(what.bounds) if seconds <= bound), len(what.bounds))
         self._add(what._sum, int(seconds * _NANOSECONDS))  # noqa: SLF001 - our own, in this module
         self._add(what + place)
+
+
+def wants_builder(memory: _Memory, offset: int) -> bool:
+    """Say of the projection whose block begins there whether it is to be built anew beside its live tables."""
+    return bool(_NUMBER.unpack_from(memory, offset + _WANTS_BUILDER * _BYTES)[0])
 
 
 class WorkerCounters(_Block):

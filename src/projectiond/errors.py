@@ -18,6 +18,7 @@ one sentence. Neither may hold a secret.
     │   ├── ConcurrencyError        … load the aggregate again and decide anew
     │   └── EventIdTakenError       … give each event an id of its own
     ├── AttemptFailedError          wait, then try this event again
+    ├── ReplayStoppedError          look at what it names; the live projection goes on meanwhile
     ├── ProjectionPausedError       mend what paused the projection, then set it running
     └── WaitTimeoutError            wait longer, or find out what holds the projection back
 """
@@ -124,6 +125,10 @@ class EventIdTakenError(AppendRefusedError):
 
 class AttemptFailedError(ProjectiondError):
     """A handler failed on an event that has attempts left: nothing to do yet, it is tried again in a moment."""
+
+
+class ReplayStoppedError(ProjectiondError):
+    """A projection cannot be built anew as it is: mend what the message names; the live tables are as they were."""
 
 
 class ProjectionPausedError(ProjectiondError):

@@ -12,7 +12,7 @@ cannot be read becomes an `EventDataError` that names the event and stays short.
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Generic, NoReturn, Self
+from typing import Any, ClassVar, Generic, NoReturn, Self
 from uuid import UUID, uuid4
 
 import pydantic_core
@@ -57,6 +57,8 @@ class Event(Generic[D_co]):
     version: int
     sequence_number: int
     created_at: datetime  # always aware
+    is_replay: ClassVar[bool] = False
+    """Whether it is applied to build tables anew: for what must not happen twice, like an e-mail."""
     _data: D_co
     _data_json: bytes | None
     _metadata: Mapping[str, Any]
@@ -97,6 +99,11 @@ class Event(Generic[D_co]):
                 JSON bytes or None, version, sequence_number, created_at.
         """
         return _Draft(*row)
+
+    @classmethod
+    def from_row_of_replay(cls, row: tuple[Any, ...]) -> "Event[Any]":
+        """Do as `from_row`, for tables that are built anew."""
+        return _as_replay(_Draft(*row))
 
     @property
     def data(self) -> D_co:
@@ -191,7 +198,7 @@ class Event(Generic[D_co]):
         if self._data_json is None:
             # Made by hand: there is no JSON to decode again.
             _set_metadata(event, self.metadata)
-        return event
+        return _as_replay(event) if self.is_replay else event
 
     def _decoded(self, text: bytes | None, what: str) -> Any:  # noqa: ANN401 - JSON is any value
         """Decode one JSON column; a fault becomes an EventDataError that names the event."""
@@ -244,6 +251,18 @@ class _Draft(Event[Any]):
         self.sequence_number = sequence_number
         self.created_at = created_at if created_at.tzinfo else _aware(created_at)
         self.__class__ = Event  # type: ignore[assignment]
+
+
+class _ReplayedEvent(Event[D_co]):
+    """An event that builds tables anew; a class, so that events at the head cost nothing more."""
+
+    __slots__ = ()
+    is_replay = True
+
+
+def _as_replay(event: Event[Any]) -> Event[Any]:
+    object.__setattr__(event, "__class__", _ReplayedEvent)
+    return event
 
 
 # Slots are filled by their descriptors: `object.__setattr__` looks the name up each time, at twice the cost.

@@ -58,7 +58,7 @@ def paused_sentence(name: str, now: Checkpoint | None) -> str:
 
 def _distance(now: Checkpoint | None, position: int, end: int, arrival: Arrival) -> Steps:
     number = arrival.sequence_number
-    if now is not None and now.status == "rebuilding" and not now.is_reset:
+    if now is not None and now.is_about_to_be_reset:
         return "and its rebuild has been asked for but not begun"
     if position > end:
         return f"but the store ends at {end}"

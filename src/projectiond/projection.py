@@ -75,6 +75,9 @@ class BaseProjection:
     version: ClassVar[str | None] = None
     """Stands for the code: as long as it is the same text, a change of the handlers is taken to be harmless."""
 
+    is_rebuilding: bool = False
+    """Whether the tables are being built anew, from the first event: for what must not happen twice, like an e-mail."""
+
     def __init_subclass__(cls, **keywords: Any) -> None:  # noqa: ANN401 - they belong to other base classes
         """Give the class its default name; an inherited one would make two projections of one name."""
         super().__init_subclass__(**keywords)

@@ -92,14 +92,22 @@ def none_recent(_db: Connection, _after: int, _upto: int) -> None:
 class EventReader:
     """Reads the events themselves."""
 
-    def __init__(self, event_types: Sequence[str] | None, batch_size: int, recent: Recent = none_recent) -> None:
+    def __init__(
+        self,
+        event_types: Sequence[str] | None,
+        batch_size: int,
+        recent: Recent = none_recent,
+        is_replay: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Make a reader.
 
         Args:
             event_types: The types to read, ``None`` for all.
             batch_size: The most events of a batch.
             recent: The newest events, already read.
+            is_replay: Whether what is read now builds tables anew.
         """
+        self.is_replay = is_replay
         self._event_types = None if event_types is None else list(event_types)
         self._wanted = None if event_types is None else frozenset(event_types)
         self._batch_size = batch_size
@@ -203,7 +211,8 @@ class _AskedEvents:
                 rows = self._load()
                 fitted = _count_fitting(rows)
         self._reader.note_weight(self._rows, sum(len(row[_DATA]) + len(row[_METADATA] or b"") for row in rows[:fitted]))
-        events = [Event.from_row(row) for row in rows[:fitted]]
+        make = Event.from_row_of_replay if self._reader.is_replay() else Event.from_row
+        events = [make(row) for row in rows[:fitted]]
         is_cut_short = fitted < len(rows) or fitted == self._rows or self._is_broken_off
         return Batch.of(self._after, events[-1].sequence_number if events and is_cut_short else self._upto, events)
 

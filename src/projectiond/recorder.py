@@ -28,6 +28,7 @@ from projectiond.counters import (
     ProjectionNumbers,
     WorkerCounters,
     WorkerNumbers,
+    wants_builder,
 )
 
 # More projections than this on one worker find no slot, and a crash of theirs is not attributed.
@@ -123,6 +124,16 @@ class Recorder:
             _slots=self._memory[_HEADER.size : _HEADER.size + worker.slots * _SLOT.size],
             _counters=self._memory[_COUNTERS_AT : _COUNTERS_AT + worker.slots * PROJECTION_BYTES],
         )
+
+    def read_wanting_builder(self) -> Sequence[str]:
+        """Name the projections that are to be built anew beside their live tables."""
+        slots = WorkerNumbers.unpack(self._memory[_WORKER_AT:_COUNTERS_AT]).slots
+        found = []
+        for index in range(slots):
+            if wants_builder(self._memory, _COUNTERS_AT + index * PROJECTION_BYTES):
+                _, _, name = _SLOT.unpack_from(self._memory, _HEADER.size + index * _SLOT.size)
+                found.append(name.rstrip(b"\0").decode(errors="replace"))
+        return found
 
     def read_in_hand(self) -> Sequence[InHand]:
         """Give what each busy runner has in hand, and for how long."""

@@ -19,9 +19,9 @@ A pass in a pipeline pauses once it has sent its COMMIT (:meth:`Runner.steps`). 
 passes have been short, ``lane`` may take them in its stead, many projections' in one thread; whatever comes of them but
 having arrived again is left to the thread here.
 
-While a rebuild beside the live tables is in progress it goes on as ever, and tells the supervisor, by the flight recorder,
-that a builder is wanted.  Where it cannot go on it does not pause, for that would pause the rebuild: it stands still,
-says why in the row, and waits for the rebuild's end.
+While a rebuild beside the live tables is in progress it goes on as ever, and tells the supervisor, by the flight
+recorder, that a builder is wanted.  Where it cannot go on it does not pause, for that would pause the rebuild: it
+stands still, says why in the row, and waits for the rebuild's end.
 
 The row is read at the start, after every failure, and when the worker says that it changed; otherwise what was
 committed last is what is true, for if it were not, the compare-and-set would fail.
@@ -349,18 +349,10 @@ class Runner:
             if self._trouble.is_fatal:
                 return self._pause(db)
             checkpoint = self._current_checkpoint(db)
-            if checkpoint.status == "paused" or self._is_standing_still:
+            if not self._may_apply(db, checkpoint):
                 return Outcome.PAUSED
-            if checkpoint.status == "rebuilding":
-                checkpoints.refuse_rebuild_without_tables(checkpoint, self.definition.tables)
-            if not self._is_prepared:
-                prepare(db, self.definition, self._applier.check)
-                self._is_prepared = True
             if checkpoint.is_about_to_be_reset:
                 return self._begin_rebuild(db, checkpoint)
-            if checkpoint.is_rebuilt_beside and not checkpoint.position:
-                # It has not begun, or its tables were filled by somebody else: the replay will begin it.
-                return Outcome.PAUSED
             mark = self._settled(db)
             if checkpoint.is_rebuilt_in_place and (
                 checkpoint.position >= checkpoint.target or checkpoint.position == mark
@@ -370,6 +362,18 @@ class Runner:
                 return self._arrive(db, checkpoint, mark)
             yield from self._apply(db, checkpoint, mark)
             return Outcome.ADVANCED
+
+    def _may_apply(self, db: Connection, checkpoint: Checkpoint) -> bool:
+        """Prepare for the first event; say whether any is to be applied."""
+        if checkpoint.status == "paused" or self._is_standing_still:
+            return False
+        if checkpoint.status == "rebuilding":
+            checkpoints.refuse_rebuild_without_tables(checkpoint, self.definition.tables)
+        if not self._is_prepared:
+            prepare(db, self.definition, self._applier.check)
+            self._is_prepared = True
+        # Without a position it has not begun, or its tables were filled by somebody else: the replay begins it.
+        return bool(checkpoint.position) or not checkpoint.is_rebuilt_beside
 
     def _wait(self, outcome: Outcome) -> None:
         self.is_waiting = outcome is Outcome.CAUGHT_UP
@@ -467,6 +471,8 @@ class Runner:
 
     def _arrive(self, db: Connection, checkpoint: Checkpoint, mark: int) -> Outcome:
         """There is nothing to apply: see whether that is right, and tidy up."""
+        # What it was woken for has been applied already, or is nothing of this projection's.
+        self._woken_at = None
         if checkpoint.position > mark:
             # Right after a start, before the mark is proven this far.  Or the store has lost what we have seen.
             refuse_beyond_end(db, checkpoint)

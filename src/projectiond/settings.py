@@ -99,6 +99,12 @@ class Settings(BaseSettings):
     catchup_transaction_seconds: Seconds = Field(
         0.5, ge=0.01, le=60, description="how long a transaction may grow while far behind"
     )
+    rebuild_max_share: Seconds = Field(
+        1.0, ge=0.01, le=1, description="share of the time that a rebuild beside the live tables may work"
+    )
+    rebuild_niceness: Count = Field(
+        10, ge=0, le=19, description="how far a rebuild's process gives way to others, as of nice(1)"
+    )
     snapshot_threshold: Count = Field(
         50, ge=1, le=1_000_000, description="events of a stream after which the event store takes a snapshot"
     )

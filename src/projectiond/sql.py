@@ -439,15 +439,18 @@ ROW_WRITTEN_TWICE: Final = "nodeModifyTable.c"
 
 # --- checkpoint ----------------------------------------------------------------------------------------------
 
-# Parameters: name.  Rows: one (last_sequence_number, status, error_message, whether a rebuild's reset has been done,
-# the rebuild's target or 0), or none when there is no row.
+# Parameters: name.  Rows: one (last_sequence_number, status, error_message, whether the tables have been emptied for a
+# rebuild in place, the rebuild's target or 0, its mode, its position, its error), or none when there is no row.
 READ_CHECKPOINT: LiteralString = """
 SELECT
     kept.last_sequence_number,
     kept.status,
     kept.error_message,
-    rebuild.projection_name IS NOT NULL,
-    coalesce(rebuild.target_sequence_number, 0)
+    coalesce(rebuild.mode = 'in place' AND rebuild.is_begun, false),
+    coalesce(rebuild.target_sequence_number, 0),
+    rebuild.mode,
+    coalesce(rebuild.position_sequence_number, 0),
+    rebuild.error_message
 FROM projection_checkpoints AS kept
 LEFT JOIN projection_rebuilds AS rebuild USING (projection_name)
 WHERE kept.projection_name = %(name)s
@@ -479,6 +482,8 @@ OPEN_TRANSACTION: LiteralString = "SELECT set_config('projectiond.transaction', 
 # Locks: the row, until the COMMIT that follows at once.  Index: the primary key.
 CHECKPOINT_MOVED: Final = "PJ002"
 TRANSACTION_ENDED: Final = "PJ003"
+# What a replay raises over a transaction that has written outside of its space; the message has the tables.
+WRITTEN_OUTSIDE: Final = "PJ008"
 ADVANCE_CHECKPOINT: LiteralString = """
 WITH moved AS (
     UPDATE projection_checkpoints
@@ -523,8 +528,9 @@ WHERE projection_name = %(name)s
 
 # --- rebuild in place ----------------------------------------------------------------------------------------
 
-# Parameters: name, from.  Rows: one, or none when the row has moved or its status is another now.  It comes first
-# in the reset's transaction: the row's lock keeps another runner from committing before the tables are empty.
+# Parameters: name, from.  Rows: one, or none when the row has moved, its status is another now, or the tables have
+# been emptied already.  It comes first in the reset's transaction: the row's lock keeps another runner from committing
+# before the tables are empty.
 RESET_CHECKPOINT: LiteralString = """
 UPDATE projection_checkpoints
 SET last_sequence_number = 0,
@@ -535,7 +541,13 @@ SET last_sequence_number = 0,
 WHERE projection_name = %(name)s
     AND last_sequence_number = %(from)s
     AND status = 'rebuilding'
-    AND NOT EXISTS (SELECT FROM projection_rebuilds WHERE projection_name = %(name)s)
+    AND EXISTS (
+        SELECT
+        FROM projection_rebuilds
+        WHERE projection_name = %(name)s
+            AND mode = 'in place'
+            AND NOT is_begun
+    )
 RETURNING last_sequence_number
 """
 
@@ -545,21 +557,30 @@ DELETE FROM projection_dead_letters
 WHERE projection_name = %(name)s
 """
 
-# Parameters: name, target.  The row says that the reset has been done: a restart then goes on.
-MARK_REBUILD: LiteralString = """
-INSERT INTO projection_rebuilds (projection_name, started_at, target_sequence_number)
-VALUES (%(name)s, now(), %(target)s)
+# Parameters: name.  The wish for a rebuild in place, in one transaction with the status.
+ASK_IN_PLACE: LiteralString = """
+INSERT INTO projection_rebuilds (projection_name, mode)
+VALUES (%(name)s, 'in place')
 """
 
-# Parameters: name, from.  The status trigger removes the rebuild's marker.  Without the marker another rebuild has been
-# asked for meanwhile, and its reset is still to come.
+# Parameters: name, target.  The row says that the reset has been done: a restart then goes on.
+MARK_RESET: LiteralString = """
+UPDATE projection_rebuilds
+SET started_at = now(),
+    target_sequence_number = %(target)s,
+    is_begun = true
+WHERE projection_name = %(name)s
+"""
+
+# Parameters: name, from.  The status trigger removes the rebuild's row.  If that does not say that it has begun,
+# another rebuild has been asked for meanwhile, and its reset is still to come.
 FINISH_REBUILD: LiteralString = """
 UPDATE projection_checkpoints
 SET status = 'running'
 WHERE projection_name = %(name)s
     AND last_sequence_number = %(from)s
     AND status = 'rebuilding'
-    AND EXISTS (SELECT FROM projection_rebuilds WHERE projection_name = %(name)s)
+    AND EXISTS (SELECT FROM projection_rebuilds WHERE projection_name = %(name)s AND mode = 'in place' AND is_begun)
 """
 
 # --- dead letters --------------------------------------------------------------------------------------------

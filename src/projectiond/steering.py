@@ -1,14 +1,15 @@
 """Steering: pause, resume and rebuild, by the status column that any SQL client may set as well.
 
 Called by the commands of these names.  Each is one short transaction; the status trigger tells the daemon.  What
-is committed here holds from then on: after a pause no further batch of the projection commits (see ``checkpoint``).
+is committed here holds from then on: after a pause no further batch of the projection commits, nor of its rebuild (see
+``checkpoint``).
 """
 
 from dataclasses import dataclass
 
 from projectiond import checkpoint as checkpoints
 from projectiond import sql
-from projectiond.checkpoint import Checkpoint
+from projectiond.checkpoint import Checkpoint, Status
 from projectiond.database import Connection
 
 
@@ -36,25 +37,31 @@ def pause(db: Connection, name: str) -> Steered:
 
 
 def resume(db: Connection, name: str) -> Steered:
-    """Set a paused projection to running, which clears its error too; leave any other as it is."""
+    """Let a paused projection go on, which clears its error too; leave any other as it is.
+
+    So does a rebuild beside the live tables that was paused with it.  In place the tables go on from where they are.
+    """
     with db.transaction():
         before = checkpoints.find(db, name)
         if before is None or before.status != "paused":
             return Steered(before, is_changed=False, position=0 if before is None else before.position)
-        return _set_status(db, name, before, "running")
+        return _set_status(db, name, before, "rebuilding" if before.rebuild_mode == "beside" else "running")
 
 
-def rebuild(db: Connection, name: str) -> Steered:
+def rebuild(db: Connection, name: str, *, is_in_place: bool = False) -> Steered:
     """Ask for a rebuild from the first event; one that is in progress begins anew."""
     with db.transaction():
         before = checkpoints.find(db, name)
         db.execute(sql.INSERT_STATUS, {"name": name, "status": "rebuilding"})
-        # By way of running: that makes the trigger forget a rebuild that had begun, so the tables are emptied again.
+        # By way of running: that makes the trigger forget a rebuild that had begun.
         db.execute(sql.SET_STATUS, {"name": name, "status": "running"})
-        return _set_status(db, name, before, "rebuilding")
+        steered = _set_status(db, name, before, "rebuilding")
+        if is_in_place:
+            db.execute(sql.ASK_IN_PLACE, {"name": name})
+    return steered
 
 
-def _set_status(db: Connection, name: str, before: Checkpoint | None, status: str) -> Steered:
+def _set_status(db: Connection, name: str, before: Checkpoint | None, status: Status) -> Steered:
     row = db.execute(sql.SET_STATUS, {"name": name, "status": status}).fetchone()
     if row is None:
         return Steered(before, is_changed=False, position=0 if before is None else before.position)

@@ -7,6 +7,7 @@ a second or when a signal arrives::
     a worker died ────▶ say why, count it against the events in hand, start another after a pause that grows
     a handler hangs ──▶ kill its worker (the flight recorder says which event it is)
     a worker is mute ─▶ kill it
+    a rebuild is asked for ▶ have a builder at work (``foreman``)
     systemd ──────────▶ READY=1 when every worker works, STATUS=, WATCHDOG=1
     HTTP ─────────────▶ is shown how all workers stand; it answers in threads of its own (``http``)
 
@@ -29,6 +30,7 @@ from projectiond.child import Child
 from projectiond.counters import ProjectionNumbers, Wakeup
 from projectiond.database import connect
 from projectiond.errors import ConfigurationError, DatabaseUnavailableError
+from projectiond.foreman import Foreman
 from projectiond.http.crew import Crew, Member, add_numbers
 from projectiond.recorder import InHand
 from projectiond.settings import Settings
@@ -102,6 +104,7 @@ class Supervisor:
         self._watchdog_seconds = systemd.watchdog_interval_seconds()
         self._watchdog_at = 0.0
         self._http: HttpServer | None = None
+        self._foreman = Foreman(settings)
         # What was counted by workers that have ended.
         self._past: dict[str, ProjectionNumbers] = {}
 
@@ -127,7 +130,7 @@ class Supervisor:
                 self._tend()
             return self._drain()
         finally:
-            for child in self._children():
+            for child in [*self._children(), *self._foreman.children]:
                 child.kill()
                 child.close()
             if self._http is not None:
@@ -148,6 +151,7 @@ class Supervisor:
             else:
                 self._check(post, post.child)
             self._note_readiness(post)
+        self._foreman.tend({name for child in self._children() for name in child.wanting_builder()})
         self._show()
         self._execute_verdicts()
         self._tell_systemd()
@@ -291,12 +295,11 @@ class Supervisor:
 
     def _drain(self) -> int:
         systemd.notify_stopping()
-        for child in self._children():
+        children = [*self._children(), *self._foreman.children]
+        for child in children:
             child.drain()
         deadline = time.monotonic() + self._settings.drain_seconds
-        while (left := [child for child in self._children() if child.exit_code() is None]) and (
-            time.monotonic() < deadline
-        ):
+        while (left := [child for child in children if child.exit_code() is None]) and time.monotonic() < deadline:
             self._show(is_draining=True)
             caught = signal.sigtimedwait(_SIGNALS, TICK_SECONDS)
             if caught is not None and caught.si_signo != signal.SIGCHLD:

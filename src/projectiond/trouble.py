@@ -95,6 +95,12 @@ class Trouble:
         self._fault = _Fault(_told(error), None if known is None else known.position)
         return True
 
+    def stand_still(self, db: Connection, now: Checkpoint) -> None:
+        """Say that the live tables are not kept up to date until the rebuild in progress has ended, and why."""
+        text, self._fault = self._fault.text if self._fault else "", None
+        checkpoints.note_trouble(db, self._name, text)
+        self._log.error(logs.PROJECTION_STOOD_STILL, position=now.position, error=text)
+
     def pause(self, db: Connection) -> bool:
         """Set the status to paused with its reason; a step of the loop, so that it too outlives an outage.
 

@@ -15,9 +15,9 @@ How: the steps are a generator, :func:`watch`.  It yields a question (one statem
 the projection that has arrived; the functions here ask and sleep, each in its own way.  A connection of a pool is
 borrowed for the questions and given back for the pauses: hundreds may wait with few connections.
 
-What counts as applied: see ``arrival``.  During a rebuild it is the new history that counts: from the request on
-nothing is applied, and then what the replay has passed.  A paused projection that lacks something is an error at once,
-since only an operator can change it.
+What counts as applied: see ``arrival``.  During a rebuild beside the live tables it is what these hold, as ever.  In
+place it is the new history that counts: from the request on nothing is applied, and then what the replay has passed.  A
+paused projection that lacks something is an error at once, since only an operator can change it.
 
 A transaction of the caller's own.  Under REPEATABLE READ every look would see the same, for ever.  A transaction that
 has itself appended keeps the mark below its own events until it commits.  Both are refused whatever the position is,
@@ -166,8 +166,7 @@ def watch(
             raise _unknown(name, [str(row[0]) for row in (yield Question(sql.READ_STATUSES))])
         now = Checkpoint(name, *rows[0]) if rows else None
         if now is not None:
-            is_about_to_be_reset = now.status == "rebuilding" and not now.is_reset
-            if not is_about_to_be_reset and (yield from arrival.judge(now.position)):
+            if not now.is_about_to_be_reset and (yield from arrival.judge(now.position)):
                 yield now
                 return
             if now.status == "paused":

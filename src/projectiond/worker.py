@@ -36,6 +36,7 @@ from projectiond.lane import Lane
 from projectiond.lease import Leases
 from projectiond.limits import resolve_limits
 from projectiond.prints import LinesToLog
+from projectiond.rebuild.space import drop_orphan_of
 from projectiond.recorder import Recorder
 from projectiond.registry import load_projections
 from projectiond.runner import Runner
@@ -204,6 +205,7 @@ class Worker:
             recent=self._watcher.recent.read,
             turns=self._turns,
             on_arrival=self._watcher.nudge,
+            on_start=lambda db: drop_orphan_of(db, name),
             meet_tables=partial(meet_tables, definition=definition, limits=limits),
             careful_upto=self._careful_upto.get(name, 0),
         )

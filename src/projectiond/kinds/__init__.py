@@ -39,4 +39,6 @@ def make_reader(definition: Definition, limits: Limits, recent: Recent) -> Reade
     """Make what reads this projection's events, or counts them where they stay on the server."""
     if isinstance(definition.projection, SqlProjection):
         return RangeReader(definition.event_types, recent)
-    return EventReader(definition.event_types, limits.batch_size, recent)
+    return EventReader(
+        definition.event_types, limits.batch_size, recent, is_replay=lambda: definition.projection.is_rebuilding
+    )

@@ -16,6 +16,7 @@ from typing import Final, LiteralString
 import structlog
 from psycopg_pool import ConnectionPool
 
+from projectiond import steering
 from projectiond.checkpoint import find
 from projectiond.database import Connection, borrow
 from projectiond.definition import Definition
@@ -90,7 +91,8 @@ class Stage:
             ConfigurationError: It names no tables.
         """
         self.restart()
-        self._set_status("rebuilding")
+        with borrow(self._pool) as db:
+            steering.rebuild(db, self.definition.name, is_in_place=True)
         self.apply(0)
 
     def _new_runner(self) -> Runner:
