@@ -92,8 +92,10 @@ class Lane:
         self._leader: object | None = None
         self._in_hand: Lendable | None = None
         self._since = 0.0
-        # Threads that lead, or watch who leads; and those that sleep.
+        # Threads that lead, or watch who leads, or are on their way to it; of these, those that sleep while they watch;
+        # and threads that have nothing to do.
         self._active = 0
+        self._watching = 0
         self._idle = 0
         self._threads = 0
         self._calls: SimpleQueue[None] = SimpleQueue()
@@ -127,7 +129,9 @@ class Lane:
         """See that somebody leads, and that a leader who has something in hand is watched while anything waits."""
         if not self._queue and not self._sent:
             return
-        if self._active >= (1 if self._in_hand is None else 2):
+        # Whoever watches is of no use while nobody leads: it sleeps on.
+        is_enough = self._active > self._watching if self._in_hand is None else self._active > 1
+        if is_enough:
             return
         self._active += 1
         if self._idle:
@@ -155,8 +159,12 @@ class Lane:
                 patience = self._since + PATIENCE_SECONDS - time.monotonic() if self._in_hand is not None else 0.0
                 if patience <= 0:
                     runner, step = self._take_lead(me)
+                else:
+                    self._watching += 1
             if patience > 0:
                 time.sleep(patience)
+                with self._guard:
+                    self._watching -= 1
                 continue
             is_sent, end = _go_on(step)
             with self._guard:

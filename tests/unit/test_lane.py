@@ -140,3 +140,14 @@ def test_whatever_happens_at_once_each_summons_is_followed_by_a_pass(
     eventually(lambda: all(one.is_at_home for one in travellers))
     assert all(end == "done" for one in travellers for end in one.ends)
     assert trace.count("0 begins") == trace.count("0 ends") == len(travellers[0].ends)
+
+
+def test_who_watches_keeps_nobody_from_being_served(road: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane, "PATIENCE_SECONDS", 30.0)
+    travellers = [Traveller(name, []) for name in "ab"]
+    for _ in range(10):
+        # The first time a deputy is called, and it sleeps on when the leader is done.
+        seen = {one: len(one.ends) for one in travellers}
+        road.summon(travellers)
+        eventually(partial(have_gone_on, seen))
+        eventually(lambda: all(one.is_at_home for one in travellers))
