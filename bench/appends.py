@@ -26,7 +26,7 @@ from bench.context import Context
 from bench.report import Figure, at_least, median_figure, ratios
 from projectiond.eventstore import AsyncEventStore, ConcurrencyError, EventStore, NewEvent, correlated
 
-SECONDS: Final = 0.12
+SECONDS: Final = 0.06
 """Of one run: hundreds of appends."""
 
 STALE_EVERY: Final = {"no conflicts": None, "10 % conflicts": 10, "50 % conflicts": 2}

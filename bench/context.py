@@ -56,7 +56,7 @@ FULL = Scale(
         (8, "prepared", "on"),
         (32, "prepared", "on"),
     ),
-    append_rounds=10,
+    append_rounds=22,
     append_writers=(1, 8, 32),
     idle_seconds=20.0,
 )
@@ -77,7 +77,7 @@ QUICK = Scale(
     fan_out_appends=15,
     writer_rounds=1,
     writer_settings=((8, "prepared", "off"),),
-    append_rounds=2,
+    append_rounds=4,
     append_writers=(8,),
     idle_seconds=4.0,
 )
