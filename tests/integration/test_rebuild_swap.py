@@ -2,11 +2,13 @@
 
 import contextlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
 import pytest
 
+from projectiond.cli import going_back
 from projectiond.errors import ConfigurationError
 from projectiond.rebuild.dependents import dependents, refuse_merge, refuse_swap
 from projectiond.rebuild.retired import forget, roll_back
@@ -14,6 +16,7 @@ from projectiond.rebuild.swap import retired_schema, swap
 from projectiond.rebuild.tables import TableChange, TablesBusyError
 from tests.support.postgres import Database
 from tests.support.spaces import SPACE, Sides
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -358,6 +361,31 @@ def test_there_is_no_way_back_in_the_middle_of_a_rebuild_or_to_what_is_gone(side
         sides.db.transaction(),
     ):
         roll_back(sides.db, "orders")
+
+
+def test_the_commands_wait_for_readers_and_say_what_they_did(
+    sides: Sides, database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sides.live("CREATE TABLE orders (id int PRIMARY KEY)")
+    sides.built("CREATE TABLE orders (id int PRIMARY KEY, n int)")
+    checkpoint(sides, 41)
+    run_swap(sides, "orders")
+    checkpoint(sides, 43)
+    reader, watcher = database.connect(autocommit=False), database.connect()
+    reader.execute("SELECT * FROM orders")
+    waiting = "SELECT FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'"
+    with ThreadPoolExecutor(1) as pool:
+        command = pool.submit(going_back.roll_back, sides.db, ["orders"])
+        eventually(lambda: watcher.execute(waiting).fetchall(), 10)
+        reader.commit()
+        command.result(timeout=20)
+    assert "orders is back at 41, with the tables orders of that time" in capsys.readouterr().out
+    going_back.forget(sides.db, ["orders"])
+    going_back.forget(sides.db, ["orders"])
+    assert capsys.readouterr().out.splitlines() == [
+        "dropped the retired tables of orders",
+        "orders has no retired tables",
+    ]
 
 
 def test_the_schema_of_a_long_name_is_cut_and_still_its_own() -> None:

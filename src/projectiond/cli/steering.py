@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from projectiond import steering
+from projectiond.cli import going_back
 from projectiond.cli.names import find_names
 from projectiond.cli.output import tell
 from projectiond.cli.target import Options, find_target, say
@@ -67,20 +68,37 @@ def rebuild(
     wait: Annotated[
         bool, typer.Option("--wait", help="Stay until the rebuild is done, and show how far it is.")
     ] = False,
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="Serve the tables again that the last rebuild has replaced.")
+    ] = False,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Drop the tables that the last rebuild has replaced.")
+    ] = False,
 ) -> None:
     """Rebuild projections: empty their tables and apply every event again, from the first.
 
     It happens in place: readers see the tables fill up. A projection that was paused runs afterwards. The same in
     SQL: UPDATE projection_checkpoints SET status = 'rebuilding' WHERE projection_name = '...';
 
+    Where the new tables have taken the place of the old ones, these are kept aside: --rollback serves them again, with
+    the position that they belong to, and --forget drops them.
+
     Example: projectiond rebuild order_summary --wait
 
     Exit codes: 0 asked for (with --wait: done), 1 an unknown name, a projection without tables, or the rebuild failed.
     """
+    if rollback + forget + wait > 1:
+        raise typer.BadParameter("--rollback, --forget and --wait exclude each other")
     options: Options = context.obj
     target = find_target(options)
     with target.connect("rebuild") as db:
         found = find_names(db, target.settings, names)
+        if rollback:
+            going_back.roll_back(db, found)
+            return
+        if forget:
+            going_back.forget(db, found)
+            return
         faults = [
             f'"{name}" cannot be rebuilt: it declares no tables, so nothing could be emptied; set `tables = (...)` '
             f"in {definition.source}"

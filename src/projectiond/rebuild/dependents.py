@@ -12,6 +12,7 @@ from typing import LiteralString
 from projectiond.database import Connection, fetch_row
 from projectiond.errors import ConfigurationError
 from projectiond.rebuild.exchange import PARTS, Exchange, Thing, plan
+from projectiond.rebuild.shape import finish_by
 from projectiond.rebuild.tables import Pair
 
 
@@ -89,6 +90,18 @@ WHERE oid = ANY (%(oids)s::oid[])
     AND row_security_active(oid)
 ORDER BY 1
 """
+
+
+def refuse_unfinishable(db: Connection, name: str, pairs: Sequence[Pair]) -> None:
+    """See, before anything is replayed, that the live tables will be able to take it over.
+
+    Raises:
+        ConfigurationError: They will not be: a privilege is missing, or something else is in the way.
+    """
+    if finish_by(pairs).by == "merge":
+        refuse_merge(db, pairs)
+    else:
+        refuse_swap(db, name, pairs)
 
 
 def dependents(db: Connection, pairs: Sequence[Pair]) -> tuple[Dependent, ...]:
