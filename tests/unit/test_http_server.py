@@ -1,0 +1,175 @@
+"""The server's thread and its connections: bounded in number and time, without a database, and without secrets."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from pydantic import SecretStr
+
+from projectiond.errors import ConfigurationError
+from projectiond.http import connections
+from projectiond.http.connections import MOST_HEAD_BYTES
+from projectiond.http.crew import Crew
+from projectiond.http.server import HttpServer
+from projectiond.settings import Settings
+from tests.support.waiting import eventually
+
+PASSWORD = "p%C3%A4ss%25w%22o%5Cr%7Bd%7D%20hunter2"
+
+Answer = tuple[int, dict[str, str], bytes]
+
+
+def settings_of(**values: object) -> Settings:
+    # Nobody listens there.
+    dsn = SecretStr(f"postgresql://app:{PASSWORD}@127.0.0.1:1/shop")
+    return Settings(database_url=dsn, **{"http_port": free_port(), **values})  # type: ignore[arg-type]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def server() -> Iterator[HttpServer]:
+    server = HttpServer(settings_of())
+    server.show(Crew(time.monotonic()))
+    yield server
+    server.stop()
+
+
+def connect(server: HttpServer) -> socket.socket:
+    host, _, port = server.address.rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=5)
+
+
+def read(client: socket.socket) -> Answer:
+    """Read one answer, up to the end of the connection."""
+    received = b""
+    while part := client.recv(65_536):
+        received += part
+    head, _, body = received.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    headers = {name.lower(): text for name, _, text in (line.partition(": ") for line in lines)}
+    return int(first.split()[1]), headers, body
+
+
+def ask(server: HttpServer, head: str) -> Answer:
+    with connect(server) as client:
+        client.sendall(f"{head}\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        return read(client)
+
+
+def test_it_answers_while_the_database_is_away_and_says_so_without_the_password(server: HttpServer) -> None:
+    status, _, _ = ask(server, "GET /healthz HTTP/1.1")
+    assert status == 200
+    for path in ("/readyz", "/metrics", "/api/v1/projections", "/api/v1/projections/a/wait?sequence=1&timeout=0"):
+        _, headers, body = ask(server, f"GET {path} HTTP/1.1")
+        assert b"hunter2" not in body
+        assert b"w\\u0022o" not in body
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "server" not in headers
+    assert b"projectiond_database_up 0.0" in ask(server, "GET /metrics HTTP/1.1")[2]
+    status, _, body = ask(server, "GET /api/v1/projections/a/wait?sequence=1&timeout=0 HTTP/1.1")
+    assert status == 503
+    assert b'database \\"shop\\" at 127.0.0.1:1' in body
+
+
+def test_a_port_that_is_taken_is_refused_and_the_setting_named() -> None:
+    settings = settings_of()
+    first = HttpServer(settings)
+    with pytest.raises(ConfigurationError) as refused:
+        HttpServer(settings)
+    assert str(refused.value) == (
+        f"cannot serve HTTP on 127.0.0.1 port {settings.http_port}: another process, perhaps another daemon, listens "
+        "there; set http_port (PROJECTIOND_HTTP_PORT) to a free port, or to 0 to serve no HTTP"
+    )
+    first.stop()
+    HttpServer(settings).stop()
+
+
+@pytest.mark.parametrize("host", ["no such host", "192.0.2.1"])
+def test_an_address_of_no_use_is_refused_and_the_setting_named(host: str) -> None:
+    with pytest.raises(ConfigurationError, match="set http_host and http_port"):
+        HttpServer(settings_of(http_host=host))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"GET / HTTP/1.1\r\nX: " + b"x" * MOST_HEAD_BYTES, b"GET /" + b"x" * MOST_HEAD_BYTES, b"what is this\r\n\r\n"],
+    ids=["headers", "path", "no http"],
+)
+def test_what_is_too_large_or_no_http_is_refused_with_the_headers_of_every_answer(
+    server: HttpServer, sent: bytes
+) -> None:
+    with connect(server) as client:
+        client.sendall(sent)
+        status, headers, _ = read(client)
+    assert status == 400
+    assert headers["content-security-policy"].startswith("default-src 'none'")
+    assert headers["connection"] == "close"
+
+
+def test_a_body_is_not_waited_for(server: HttpServer) -> None:
+    with connect(server) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def test_more_connections_than_may_be_are_refused(server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 2)
+    with connect(server) as first, connect(server):
+        first.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert first.recv(100).startswith(b"HTTP/1.1 200")
+        with connect(server) as third:
+            status, headers, body = read(third)
+        assert (status, body) == (503, b"too many connections")
+        assert headers["x-frame-options"] == "DENY"
+    eventually(lambda: ask(server, "GET /healthz HTTP/1.1")[0] == 200, 5, "the places did not become free")
+
+
+def test_a_request_that_does_not_end_is_cut_off(server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", 0.2)
+    with connect(server) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\n")
+        ended = threading.Event()
+
+        def drip() -> None:
+            with contextlib.suppress(OSError):
+                while not ended.wait(0.02):
+                    client.sendall(b"X: y\r\n")
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        with contextlib.suppress(ConnectionResetError):
+            assert client.recv(100) == b""
+        ended.set()
+        dripping.join()
+
+
+def test_an_answer_that_nobody_reads_is_cut_off(server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(server._waiters, "_admit", lambda _: None)
+    with connect(server) as client:
+        client.sendall(b"GET /api/v1/projections/a/wait?sequence=1&timeout=60 HTTP/1.1\r\nHost: x\r\n\r\n")
+        with contextlib.suppress(ConnectionResetError):
+            client.recv(1_000)
+            assert client.recv(100) == b""
+
+
+def test_a_thread_that_has_ended_is_started_again(server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    eventually(lambda: server._server is not None and server._server.started, 5, "it did not start")
+    assert server._server is not None
+    server._server.should_exit = True
+    thread = server._thread
+    assert thread is not None
+    thread.join(5)
+    server.show(Crew(time.monotonic()))
+    assert server._thread is thread, "not at once"
+    monkeypatch.setattr(server, "_start_at", 0.0)
+    server.show(Crew(time.monotonic()))
+    assert server._thread is not thread
+    assert ask(server, "GET /healthz HTTP/1.1")[0] == 200
