@@ -19,7 +19,19 @@ import typer
 from psycopg import errors
 
 import projectiond
-from projectiond.cli import daemon, database, demo, pursuit, scaffold, statistics, status, steering, trial, waiting
+from projectiond.cli import (
+    daemon,
+    database,
+    demo,
+    pursuit,
+    scaffold,
+    statistics,
+    status,
+    steering,
+    trial,
+    verification,
+    waiting,
+)
 from projectiond.cli.target import Options, say
 from projectiond.errors import ProjectiondError, WaitTimeoutError
 from projectiond.failure import describe, printable
@@ -53,7 +65,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-for group in (daemon, database, status, statistics, steering, waiting, pursuit, trial, scaffold, demo):
+for group in (daemon, database, status, statistics, steering, waiting, pursuit, verification, trial, scaffold, demo):
     group.add_commands(app)
 
 

@@ -39,6 +39,21 @@ def find_names(db: Connection, settings: Settings, asked: Iterable[str]) -> Mapp
     return {name: defined.get(name) for name in asked}
 
 
+def find_definition(settings: Settings, name: str) -> Definition:
+    """Give a projection of the plugins.
+
+    Raises:
+        ConfigurationError: There is none of that name, or a plugin is faulty.
+    """
+    registry = load_plugins(settings)
+    defined = {definition.name: definition for definition in registry.definitions}
+    if name in defined:
+        return defined[name]
+    if registry.faults:
+        raise ConfigurationError("\n".join(str(fault) for fault in registry.faults))
+    raise ConfigurationError(sentence_of_unknown("projection", name, known=sorted(defined)))
+
+
 def _unknown(name: str, known: list[str], *, has_faults: bool) -> str:
     if not known:
         sentence = f'unknown projection "{name}": there are none; "projectiond new {name}" writes one'

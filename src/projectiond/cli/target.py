@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from projectiond import sql
+from projectiond import logs, sql
 from projectiond.database import Connection, check_server, connect, describe_target, fetch_row
 from projectiond.embedded import DIRECTORY, is_running, require_package, start_embedded
 from projectiond.errors import ConfigurationError
@@ -95,6 +95,12 @@ def find_target(options: Options) -> Target:
     if changes:
         say(f"applied schema.sql to it ({len(changes)} changes)")
     return Target(settings.model_copy(update={"database_url": SecretStr(dsn)}), is_embedded=True)
+
+
+def log_warnings(target: Target, options: Options) -> None:
+    """Let what is at work say only what is wrong, on stderr; a command's result is told by the command."""
+    level = "debug" if options.is_debug else "warning"
+    logs.configure_logging(target.settings.log_format, level, stream=sys.stderr)
 
 
 def say(text: str) -> None:

@@ -7,13 +7,12 @@ from typing import Annotated, Any, Final
 import typer
 
 from projectiond import sql
-from projectiond.cli.names import load_plugins
+from projectiond.cli.names import find_definition
 from projectiond.cli.output import Column, Grid, show, tell
-from projectiond.cli.target import Target, find_target, say
+from projectiond.cli.target import find_target, log_warnings, say
 from projectiond.database import Connection, fetch_row
 from projectiond.definition import Definition
 from projectiond.errors import ConfigurationError, ProjectiondError
-from projectiond.settings_faults import sentence_of_unknown
 from projectiond.trial import Rows, Trial, run_trial
 
 LAST: Final = 1000
@@ -55,7 +54,8 @@ def try_(
     Exit codes: 0 every event could be applied, 1 one could not, or the projection cannot run at all.
     """
     target = find_target(context.obj)
-    definition = _find(target, name)
+    log_warnings(target, context.obj)
+    definition = find_definition(target.settings, name)
     with target.connect("try") as db:
         begin, end = _range(db, first, last, newest)
         trial = run_trial(db, definition, begin, end, most_samples=rows)
@@ -70,16 +70,6 @@ def try_(
             f"{failed.error}",
             hint=f"what precedes it could be applied; mend the handler and try again with --from {begin}",
         )
-
-
-def _find(target: Target, name: str) -> Definition:
-    registry = load_plugins(target.settings)
-    defined = {definition.name: definition for definition in registry.definitions}
-    if name in defined:
-        return defined[name]
-    if registry.faults:
-        raise ConfigurationError("\n".join(str(fault) for fault in registry.faults))
-    raise ConfigurationError(sentence_of_unknown("projection", name, known=sorted(defined)))
 
 
 def _range(db: Connection, first: int | None, last: int | None, newest: int | None) -> tuple[int, int]:

@@ -1,0 +1,221 @@
+"""Verification: is the live read model what the history gives?
+
+A replay builds it anew in a space of its own, then both are compared as they were at one moment:
+
+1. the replay follows the live checkpoint until it is near;
+2. the projection's row is locked, so that the checkpoint stands still, and the replay catches up with it to the number;
+3. a second session takes its snapshot: live tables and built ones, both at this position.  The row is let go, and the
+   live projection goes on while the comparison takes as long as it takes.
+
+Nothing of the live projection is changed.  With ``is_fixing`` the rows that differ are merged into the live tables, as
+at the finish of a rebuild, in one transaction that holds the row.
+
+What it finds: rows that somebody edited by hand, events that were lost or erased, and handlers that depend on more than
+their events (the clock, random(), another projection's tables): for these, two replays differ as well.
+
+Called by the command ``verify``.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from projectiond import checkpoint as checkpoints
+from projectiond import sql
+from projectiond.checkpoint import Checkpoint
+from projectiond.database import Connection, connect, fetch_row
+from projectiond.definition import Definition
+from projectiond.errors import ConfigurationError, ConflictError
+from projectiond.highwater import read_store_end
+from projectiond.limits import Limits
+from projectiond.rebuild import space as spaces
+from projectiond.rebuild import statements
+from projectiond.rebuild.compare import TableDifference, compare
+from projectiond.rebuild.merge import merge
+from projectiond.rebuild.replay import Replay
+from projectiond.rebuild.shape import finish_by
+from projectiond.rebuild.tables import Pair, hold_writers, pair_tables
+from projectiond.recorder import nowhere
+
+PREFIX: Final = "projectiond_verify_"
+
+# A replay that needed no longer for what the live projection had applied when it began is near it.
+NEAR_SECONDS: Final = 1.0
+
+# For so long the live projection may be held while the replay catches up with it to the number.
+CATCH_UP_SECONDS: Final = 1.0
+
+# How often it is told how far the replay is.
+TOLD_SECONDS: Final = 0.2
+
+LOCK_TIMEOUT: Final = "5s"
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What a verification came to."""
+
+    position: int
+    """Both were compared as of this sequence number."""
+    tables: Sequence[TableDifference]
+    is_fixed: bool = False
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether the live read model is what the history gives."""
+        return not any(t.change.changed or t.change.added or t.change.removed for t in self.tables)
+
+
+class Verification:
+    """Verifies one projection."""
+
+    def __init__(
+        self,
+        dsn: str,
+        definition: Definition,
+        limits: Limits,
+        *,
+        statement_timeout_seconds: float,
+        tell: Callable[[int, int], None] = lambda _position, _target: None,
+    ) -> None:
+        """Make a verification.
+
+        Args:
+            dsn: Of the database.
+            definition: With an instance of the class that nothing else runs.
+            limits: As of the live projection.
+            statement_timeout_seconds: For the replay's statements; the comparison may take as long as it likes.
+            tell: Told now and then how far the replay is, and where it goes.
+        """
+        self._dsn = dsn
+        self._definition = definition
+        self._limits = limits
+        self._timeout = statement_timeout_seconds
+        self._tell = tell
+
+    def run(self, *, most_samples: int = 5, is_fixing: bool = False) -> Verified:
+        """Replay and compare.
+
+        Raises:
+            ConfigurationError: It cannot be verified; the message says why.
+            ReplayStoppedError: The replay cannot get past an event.
+        """
+        with self._connect() as db, self._space(db) as space, self._new_replay(space) as replay:
+            self._approach(db, replay)
+            pairs = self._pair(db, space)
+            verified = self._compare(db, replay, pairs, most_samples)
+            if not is_fixing or verified.is_equal:
+                return verified
+            self._fix(db, replay, pairs)
+            return Verified(replay.position, verified.tables, is_fixed=True)
+
+    # --- the replay
+
+    def _connect(self) -> Connection:
+        return connect(self._dsn, role="verify", statement_timeout_seconds=self._timeout)
+
+    @contextmanager
+    def _space(self, db: Connection) -> Iterator[str]:
+        """Make a space for the time; what a verification that was killed has left is dropped first."""
+        schema = spaces.space_name(self._definition.name, PREFIX)
+        if not fetch_row(db, statements.TRY_SPACE, {"schema": schema})[0]:
+            raise ConfigurationError(
+                f'"{self._definition.name}" is being verified by another session', hint="wait until it is done"
+            )
+        spaces.make(db, self._definition, schema)
+        try:
+            yield schema
+        finally:
+            # The connection may be what failed; the next verification clears up then.
+            if not db.closed:
+                spaces.drop(db, schema)
+
+    def _new_replay(self, schema: str) -> Replay:
+        return Replay(
+            self._dsn,
+            schema,
+            self._definition,
+            self._limits,
+            nowhere(),
+            statement_timeout_seconds=self._timeout,
+        )
+
+    def _approach(self, db: Connection, replay: Replay) -> None:
+        """Replay until what the live projection is ahead is done in a moment."""
+        began = 0.0
+        while time.monotonic() - began > NEAR_SECONDS:
+            began = time.monotonic()
+            target = self._live(db).position
+            while not replay.advance(target, seconds=TOLD_SECONDS):
+                self._tell(replay.position, target)
+        self._tell(replay.position, replay.position)
+
+    def _live(self, db: Connection) -> Checkpoint:
+        name = self._definition.name
+        live = checkpoints.find(db, name)
+        if live is None:
+            raise ConfigurationError(
+                f'"{name}" has no checkpoint: it has never run, so there is nothing to verify',
+                hint='"projectiond run" begins it',
+            )
+        if live.status == "rebuilding":
+            raise ConfigurationError(
+                f'"{name}" is being rebuilt', hint="verify it when the rebuild is done, or has been called off"
+            )
+        end = read_store_end(db)
+        if live.position > end:
+            raise ConfigurationError(
+                f'the checkpoint of "{name}" is {live.position}, beyond the end of the event store at {end}: the store '
+                "was restored from a backup or truncated",
+                hint=f'run "projectiond rebuild {name}"',
+            )
+        return live
+
+    # --- the comparison
+
+    def _pair(self, db: Connection, space: str) -> Sequence[Pair]:
+        pairs = pair_tables(db, self._definition.tables, space)
+        finish = finish_by(pairs)
+        if finish.by != "merge":
+            raise ConfigurationError(
+                f'the tables of "{self._definition.name}" are not as its `schema` makes them: {finish.reason}',
+                hint=f'run "projectiond rebuild {self._definition.name}", which gives them that shape',
+            )
+        return pairs
+
+    def _compare(self, db: Connection, replay: Replay, pairs: Sequence[Pair], most_samples: int) -> Verified:
+        with self._connect() as reader:
+            reader.execute(statements.BEGIN_SNAPSHOT)
+            try:
+                self._hold(db, replay, lambda: reader.execute(statements.TAKE_SNAPSHOT))
+                reader.execute(statements.LIFT_STATEMENT_TIMEOUT)
+                return Verified(replay.position, compare(reader, pairs, samples=most_samples))
+            finally:
+                reader.rollback()
+
+    def _fix(self, db: Connection, replay: Replay, pairs: Sequence[Pair]) -> None:
+        def fix() -> None:
+            db.execute(statements.LIFT_STATEMENT_TIMEOUT)
+            merge(db, pairs)
+
+        self._hold(db, replay, fix, before=lambda: hold_writers(db, pairs))
+
+    def _hold(
+        self, db: Connection, replay: Replay, action: Callable[[], object], before: Callable[[], None] = lambda: None
+    ) -> None:
+        """Do something while live tables and built ones are at the same position, in a transaction on ``db``."""
+        name = {"name": self._definition.name}
+        while True:
+            with db.transaction():
+                db.execute(sql.SET_LOCK_TIMEOUT, {"timeout": LOCK_TIMEOUT})
+                before()
+                db.execute(sql.LOCK_CHECKPOINT, name)
+                live = self._live(db).position
+                if live < replay.position:
+                    raise ConflictError(f'the checkpoint of "{self._definition.name}" has gone back meanwhile')
+                if replay.advance(live, seconds=CATCH_UP_SECONDS):
+                    action()
+                    return
+            self._approach(db, replay)
