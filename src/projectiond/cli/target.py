@@ -99,7 +99,7 @@ def find_target(options: Options) -> Target:
 
 def log_warnings(target: Target, options: Options) -> None:
     """Let what is at work say only what is wrong, on stderr; a command's result is told by the command."""
-    level = "debug" if options.is_debug else "warning"
+    level: logs.LogLevel = "debug" if options.is_debug else "warning"
     logs.configure_logging(target.settings.log_format, level, stream=sys.stderr)
 
 
