@@ -5,7 +5,6 @@ See there for what is said of connections and savepoints.
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
@@ -166,9 +165,10 @@ class AsyncEventStore:
             WaitTimeoutError: They took longer; the message names them.
             ConfigurationError: The server is a standby, or the store's connection is in a transaction.
         """
-        async with self._connection(None) as db:
+        db = self._given(None)
+        if db is not None:
             check_stream_connection(db.info.transaction_status, is_autocommit=db.autocommit)
-            upto = await _run(db, settle(after_sequence, timeout_seconds))
+        upto = await self._run(settle(after_sequence, timeout_seconds), None)
         pages = Pages.of_store(after_sequence, upto, batch_size)
         while not pages.is_done:
             for event in await self._run(pages.read(by_sequence_number), None):
@@ -193,9 +193,11 @@ class AsyncEventStore:
         Returns:
             Its state and version; version 0, and the state before any event, when there are none.
         """
-        async with self._connection(connection) as db:
-            may_save = connection is None and db.autocommit and db.info.transaction_status == TransactionStatus.IDLE
-            return await _run(db, self._plans.load(aggregate_id, aggregate, initial, may_save=may_save))
+        db = self._given(connection)
+        may_save = db is None or (
+            connection is None and db.autocommit and db.info.transaction_status == TransactionStatus.IDLE
+        )
+        return await self._run(self._plans.load(aggregate_id, aggregate, initial, may_save=may_save), connection)
 
     async def save_snapshot(
         self, loaded: Loaded[A], *, connection: "psycopg.AsyncConnection[Any] | None" = None
@@ -204,38 +206,36 @@ class AsyncEventStore:
         return await self._run(self._plans.save(loaded), connection)
 
     async def _run(self, plan: Plan[T], connection: "psycopg.AsyncConnection[Any] | None") -> T:
-        async with self._connection(connection) as db:
-            return await _run(db, plan)
-
-    @asynccontextmanager
-    async def _connection(
-        self, connection: "psycopg.AsyncConnection[Any] | None"
-    ) -> AsyncIterator["psycopg.AsyncConnection[Any]"]:
         if connection is not None:
-            yield connection
-        elif isinstance(self._source, psycopg.AsyncConnection):
-            yield self._source
-        else:
-            if self._own_pool is not None and self._own_pool.closed:
-                # A pool opens within a running loop only; a second time this does nothing.
-                await self._own_pool.open()
-            # Not pool.connection(), which would commit: nothing is left to be committed.
-            db = await self._source.getconn()
+            return await _run(connection, plan)
+        if isinstance(self._source, psycopg.AsyncConnection):
+            return await _run(self._source, plan)
+        if self._own_pool is not None and self._own_pool.closed:
+            # A pool opens within a running loop only; a second time this does nothing.
+            await self._own_pool.open()
+        # Not pool.connection(), which would commit: nothing is left to be committed.
+        db = await self._source.getconn()
+        try:
+            # Asked first, for it takes a twentieth of an append to set what is set already.
+            was_autocommit = db.autocommit
+            if not was_autocommit:
+                await db.set_autocommit(True)
+            return await _run(db, plan)
+        finally:
             try:
-                # Asked first, for it takes a twentieth of an append to set what is set already.
-                was_autocommit = db.autocommit
-                if not was_autocommit:
-                    await db.set_autocommit(True)
-                yield db
+                if db.pgconn.transaction_status != TransactionStatus.IDLE:
+                    # Interrupted: it must not go back as it is, and the pool replaces it.
+                    await db.close()
+                elif not was_autocommit:
+                    await db.set_autocommit(False)
             finally:
-                try:
-                    if db.pgconn.transaction_status != TransactionStatus.IDLE:
-                        # Interrupted: it must not go back as it is, and the pool replaces it.
-                        await db.close()
-                    elif not was_autocommit:
-                        await db.set_autocommit(False)
-                finally:
-                    await self._source.putconn(db)
+                await self._source.putconn(db)
+
+    def _given(self, connection: "psycopg.AsyncConnection[Any] | None") -> "psycopg.AsyncConnection[Any] | None":
+        """Give the connection that is the caller's; None where one is to be borrowed from the pool."""
+        if connection is not None:
+            return connection
+        return self._source if isinstance(self._source, psycopg.AsyncConnection) else None
 
 
 async def _run(db: "psycopg.AsyncConnection[Any]", plan: Plan[T]) -> T:

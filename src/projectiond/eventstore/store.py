@@ -10,7 +10,6 @@ caller does, and with autocommit at once.  In an open transaction a statement th
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
@@ -169,9 +168,10 @@ class EventStore:
             WaitTimeoutError: They took longer; the message names them.
             ConfigurationError: The server is a standby, or the store's connection is in a transaction.
         """
-        with self._connection(None) as db:
+        db = self._given(None)
+        if db is not None:
             check_stream_connection(db.info.transaction_status, is_autocommit=db.autocommit)
-            upto = _run(db, settle(after_sequence, timeout_seconds))
+        upto = self._run(settle(after_sequence, timeout_seconds), None)
         pages = Pages.of_store(after_sequence, upto, batch_size)
         while not pages.is_done:
             for event in self._run(pages.read(by_sequence_number), None):
@@ -196,42 +196,44 @@ class EventStore:
         Returns:
             Its state and version; version 0, and the state before any event, when there are none.
         """
-        with self._connection(connection) as db:
-            may_save = connection is None and db.autocommit and db.info.transaction_status == TransactionStatus.IDLE
-            return _run(db, self._plans.load(aggregate_id, aggregate, initial, may_save=may_save))
+        db = self._given(connection)
+        may_save = db is None or (
+            connection is None and db.autocommit and db.info.transaction_status == TransactionStatus.IDLE
+        )
+        return self._run(self._plans.load(aggregate_id, aggregate, initial, may_save=may_save), connection)
 
     def save_snapshot(self, loaded: Loaded[A], *, connection: "psycopg.Connection[Any] | None" = None) -> bool:
         """Save a snapshot now; say whether it was written.  ``load`` does this by itself at the threshold."""
         return self._run(self._plans.save(loaded), connection)
 
     def _run(self, plan: Plan[T], connection: "psycopg.Connection[Any] | None") -> T:
-        with self._connection(connection) as db:
-            return _run(db, plan)
-
-    @contextmanager
-    def _connection(self, connection: "psycopg.Connection[Any] | None") -> Iterator["psycopg.Connection[Any]"]:
         if connection is not None:
-            yield connection
-        elif isinstance(self._source, psycopg.Connection):
-            yield self._source
-        else:
-            # Not pool.connection(), which would commit: nothing is left to be committed.
-            db = self._source.getconn()
+            return _run(connection, plan)
+        if isinstance(self._source, psycopg.Connection):
+            return _run(self._source, plan)
+        # Not pool.connection(), which would commit: nothing is left to be committed.
+        db = self._source.getconn()
+        try:
+            # Asked first, for it takes a twentieth of an append to set what is set already.
+            was_autocommit = db.autocommit
+            if not was_autocommit:
+                db.autocommit = True
+            return _run(db, plan)
+        finally:
             try:
-                # Asked first, for it takes a twentieth of an append to set what is set already.
-                was_autocommit = db.autocommit
-                if not was_autocommit:
-                    db.autocommit = True
-                yield db
+                if db.pgconn.transaction_status != TransactionStatus.IDLE:
+                    # Interrupted: it must not go back as it is, and the pool replaces it.
+                    db.close()
+                elif not was_autocommit:
+                    db.autocommit = False
             finally:
-                try:
-                    if db.pgconn.transaction_status != TransactionStatus.IDLE:
-                        # Interrupted: it must not go back as it is, and the pool replaces it.
-                        db.close()
-                    elif not was_autocommit:
-                        db.autocommit = False
-                finally:
-                    self._source.putconn(db)
+                self._source.putconn(db)
+
+    def _given(self, connection: "psycopg.Connection[Any] | None") -> "psycopg.Connection[Any] | None":
+        """Give the connection that is the caller's; None where one is to be borrowed from the pool."""
+        if connection is not None:
+            return connection
+        return self._source if isinstance(self._source, psycopg.Connection) else None
 
 
 def _run(db: "psycopg.Connection[Any]", plan: Plan[T]) -> T:
