@@ -12,11 +12,12 @@ the last word. While workers of the old and of the new code run side by side, bo
 the tables that have just replaced its own only warns, or the two would rebuild in turns for ever.
 """
 
+from collections.abc import Iterable
 from typing import assert_never
 
 from projectiond import checkpoint as checkpoints
 from projectiond import logs, sql
-from projectiond.build import Build, lock_build, record_build
+from projectiond.build import Build, lock_build, read_builds, record_build
 from projectiond.database import Connection
 from projectiond.definition import Definition
 from projectiond.fingerprint import Difference
@@ -49,6 +50,16 @@ def meet_tables(db: Connection, definition: Definition, limits: Limits) -> bool:
         if db.execute(sql.MEET_CHANGE, {"name": definition.name, "digest": digest}).rowcount == 0:
             return False
         return _act(db, definition, limits, build, difference)
+
+
+def read_changes(db: Connection, definitions: Iterable[Definition]) -> list[str]:
+    """Say of each projection whose tables were built by something else what differs, and where to go on from there."""
+    builds = read_builds(db)
+    return [
+        f'the tables of {name} were built by something else ({difference}); see "projectiond plan {name}"'
+        for name, definition in ((definition.name, definition) for definition in definitions)
+        if name in builds and (difference := builds[name].difference_to(definition))
+    ]
 
 
 def _note_sameness(db: Connection, definition: Definition, build: Build) -> None:

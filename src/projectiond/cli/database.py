@@ -7,6 +7,7 @@ import typer
 from psycopg import errors
 
 from projectiond import sql
+from projectiond.change import read_changes
 from projectiond.cli.names import load_plugins
 from projectiond.cli.output import tell
 from projectiond.cli.target import Target, find_target
@@ -153,6 +154,7 @@ def _notes(db: Connection, target: Target, definitions: Sequence[Definition]) ->
         unknown = ", ".join(f'"{name}"' for (name,) in db.execute(sql.UNKNOWN_EVENT_TYPES, types))
         if unknown:
             yield f"{definition.name} handles {unknown}, of which the store holds no event yet; is it spelt so?"
+    yield from read_changes(db, definitions)
     for_handlers = target.settings.pool_size - RESERVED_CONNECTIONS
     if len(definitions) > for_handlers * target.settings.workers:
         yield (

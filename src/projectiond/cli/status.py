@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Sequence
 from typing import Annotated, Final
 
 import psycopg
@@ -11,6 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from projectiond.change import read_changes
 from projectiond.cli.names import load_plugins
 from projectiond.cli.output import is_terminal, tell
 from projectiond.cli.picture import as_object, picture, show_overview
@@ -19,6 +19,7 @@ from projectiond.database import Connection
 from projectiond.errors import ProjectiondError
 from projectiond.failure import printable
 from projectiond.overview import Overview, read_overview
+from projectiond.registry import Registry
 
 REFRESH_SECONDS: Final = 1.0
 
@@ -48,44 +49,43 @@ def status(
     Exit codes: 0 shown (whatever the projections' state is), 1 no database.
     """
     target = find_target(context.obj)
-    deployed, notes = _deployed(target)
+    registry = load_plugins(target.settings)
     if watch:
-        _watch(_Watch(target, deployed), notes, as_json=as_json)
+        _watch(_Watch(target, registry), as_json=as_json)
         return
     with target.connect("status") as db:
-        overview = read_overview(db, deployed)
+        overview, notes = _read(db, registry)
     if as_json:
         tell(json.dumps(as_object(overview, notes), indent=2))
     else:
         show_overview(overview, notes)
 
 
-def _deployed(target: Target) -> tuple[set[str] | None, list[str]]:
-    """Give the names that plugins define, and what to say of plugins that cannot be loaded."""
-    registry = load_plugins(target.settings)
+def _read(db: Connection, registry: Registry) -> tuple[Overview, list[str]]:
+    """Read the overview, and what is to be said of the plugins here."""
     names = {definition.name for definition in registry.definitions}
     count = len(registry.faults)
-    if not count:
-        return names, []
-    return names or None, [f'{count} fault{"s" if count > 1 else ""} in the plugins here; see "projectiond check"']
+    overview = read_overview(db, names or None if count else names)
+    notes = [f'{count} fault{"s" if count > 1 else ""} in the plugins here; see "projectiond check"'] if count else []
+    return overview, [*notes, *read_changes(db, registry.definitions)]
 
 
 class _Watch:
     """Reads the overview again and again; once it has been read, an outage is part of the picture."""
 
-    def __init__(self, target: Target, deployed: set[str] | None) -> None:
+    def __init__(self, target: Target, registry: Registry) -> None:
         self._target = target
-        self._deployed = deployed
+        self._registry = registry
         self._db: Connection | None = target.connect("status")
         self._since = ""
-        self.overview: Overview = read_overview(self._db, deployed)
+        self.overview, self.notes = _read(self._db, registry)
         self.outage = ""
 
     def look(self) -> None:
         """Read it, or say since when that is not possible; the overview is then the last one."""
         try:
             self._db = self._db or self._target.connect("status")
-            self.overview = read_overview(self._db, self._deployed)
+            self.overview, self.notes = _read(self._db, self._registry)
         except (psycopg.Error, ProjectiondError) as error:
             self.close()
             self._since = self._since or time.strftime("%H:%M:%S")
@@ -100,16 +100,16 @@ class _Watch:
         self._db = None
 
 
-def _watch(watch: _Watch, notes: Sequence[str], *, as_json: bool) -> None:
+def _watch(watch: _Watch, *, as_json: bool) -> None:
     try:
         if is_terminal() and not as_json:
             with Live(console=Console(), auto_refresh=False, screen=True) as live:
                 while True:
-                    live.update(_drawn(watch, notes), refresh=True)
+                    live.update(_drawn(watch), refresh=True)
                     time.sleep(REFRESH_SECONDS)
                     watch.look()
         while True:
-            _tell(watch, notes, as_json=as_json)
+            _tell(watch, as_json=as_json)
             time.sleep(REFRESH_SECONDS)
             watch.look()
     except KeyboardInterrupt:
@@ -118,17 +118,17 @@ def _watch(watch: _Watch, notes: Sequence[str], *, as_json: bool) -> None:
         watch.close()
 
 
-def _drawn(watch: _Watch, notes: Sequence[str]) -> RenderableType:
-    drawn = picture(watch.overview, notes)
+def _drawn(watch: _Watch) -> RenderableType:
+    drawn = picture(watch.overview, watch.notes)
     return Group(Text(watch.outage, style="red"), drawn) if watch.outage else drawn
 
 
-def _tell(watch: _Watch, notes: Sequence[str], *, as_json: bool) -> None:
+def _tell(watch: _Watch, *, as_json: bool) -> None:
     if watch.outage:
         # Not the last overview: who reads lines would take it for the present one.
         tell(json.dumps({"error": watch.outage}) if as_json else watch.outage)
     elif as_json:
-        tell(json.dumps(as_object(watch.overview, notes)))
+        tell(json.dumps(as_object(watch.overview, watch.notes)))
     else:
-        show_overview(watch.overview, notes)
+        show_overview(watch.overview, watch.notes)
         tell("")
