@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg_pool import ConnectionPool
 
 from projectiond.database import connect
 from projectiond.errors import ConcurrencyError, ConfigurationError, EventDataError
@@ -277,3 +278,24 @@ def test_a_cancelled_append_leaves_the_pool_usable(shared: Database) -> None:
 def _wait_until_blocked(conn: Connection, blocked: Connection) -> None:
     pid = blocked.info.backend_pid
     eventually(lambda: value(conn, "SELECT cardinality(pg_blocking_pids(%s)) > 0", pid), 30, "nobody waited")
+
+
+@pytest.mark.parametrize("is_autocommit", [False, True])
+def test_a_pool_gets_its_connection_back_as_it_was_also_when_its_session_was_ended(
+    shared: Database,
+    conn: Connection,
+    is_autocommit: bool,  # noqa: FBT001 -- a table
+) -> None:
+    event = NewEvent("Placed", {}, aggregate_type="Order")
+    with ConnectionPool(
+        shared.dsn, min_size=1, max_size=1, kwargs={"autocommit": is_autocommit}, timeout=10, open=True
+    ) as pool:
+        store = EventStore(pool)
+        first = store.append(uuid.uuid4(), [event], 0)
+        with pool.connection() as borrowed:
+            assert borrowed.autocommit is is_autocommit
+            ended = borrowed.info.backend_pid
+        conn.execute("SELECT pg_terminate_backend(%s, 5000)", (ended,))
+        with pytest.raises(psycopg.OperationalError):
+            store.append(uuid.uuid4(), [event], 0)
+        assert store.append(uuid.uuid4(), [NewEvent("Placed", {}, aggregate_type="Order")], 0) > first
