@@ -877,7 +877,7 @@ WHERE %(event_types)s::text[] IS NULL
 """
 
 # Parameters: event_types (text[], null: all), most.  Rows: one (number of events, at most so many).
-COUNT_EVENTS: LiteralString = """
+COUNT_EVENTS_TO_READ: LiteralString = """
 SELECT count(*)
 FROM (
     SELECT
