@@ -107,7 +107,7 @@ def _count_events(db: Connection, definition: Definition) -> tuple[int, bool]:
     (plan,) = fetch_row(db, sql.ESTIMATE_EVENTS, {"event_types": types})
     estimate = _rows(plan)
     if estimate <= MOST_COUNTED:
-        (count,) = fetch_row(db, sql.COUNT_EVENTS, {"event_types": types, "most": MOST_COUNTED + 1})
+        (count,) = fetch_row(db, sql.COUNT_EVENTS_TO_READ, {"event_types": types, "most": MOST_COUNTED + 1})
         if count <= MOST_COUNTED:
             return count, False
     return max(estimate, MOST_COUNTED), True
