@@ -66,7 +66,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-for group in (daemon, database, status, statistics, plan, steering, waiting, pursuit, verification, trial, scaffold, demo):
+for group in (
+    daemon,
+    database,
+    status,
+    statistics,
+    plan,
+    steering,
+    waiting,
+    pursuit,
+    verification,
+    trial,
+    scaffold,
+    demo,
+):
     group.add_commands(app)
 
 
