@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,6 +17,12 @@ from projectiond.http.vigil import Fault, Vigil
 from projectiond.http.waiters import Outcome
 from projectiond.overview import Overview, ProjectionState
 from projectiond.recorder import Page, Recorder, create_recorder_file
+
+
+def free_port() -> int:
+    """Find a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 def state_of(name: str = "orders", **values: Any) -> ProjectionState:  # noqa: ANN401 -- whatever the class takes

@@ -15,6 +15,7 @@ from projectiond.http.connections import MOST_HEAD_BYTES
 from projectiond.http.crew import Crew
 from projectiond.http.server import HttpServer
 from projectiond.settings import Settings
+from tests.support.http import free_port
 from tests.support.waiting import eventually
 
 PASSWORD = "p%C3%A4ss%25w%22o%5Cr%7Bd%7D%20hunter2"
@@ -26,11 +27,6 @@ def settings_of(**values: object) -> Settings:
     # Nobody listens there.
     dsn = SecretStr(f"postgresql://app:{PASSWORD}@127.0.0.1:1/shop")
     return Settings(database_url=dsn, **{"http_port": free_port(), **values})  # type: ignore[arg-type]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture
