@@ -18,7 +18,8 @@ _PRIVILEGES: Final[Mapping[str, tuple[str, ...]]] = {
     "projection_checkpoints": ("SELECT", "INSERT", "UPDATE"),
     "projection_dead_letters": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "projection_builds": ("SELECT", "INSERT", "UPDATE"),
-    "projection_rebuilds": ("SELECT", "INSERT"),
+    "projection_rebuilds": ("SELECT", "INSERT", "UPDATE"),
+    "projection_rebuild_history": ("SELECT", "INSERT"),
     "projectiond_high_water_mark": ("SELECT", "INSERT", "UPDATE", "DELETE"),
 }
 
@@ -182,12 +183,13 @@ SELECT EXISTS (
 )
 """
 
-# Rows: one (function) for each that is missing: the one that ends every transaction of the daemon, and the one that
-# applications read their writes by.
+# Rows: one (function) for each that is missing: those that end every transaction of the daemon and of its rebuilds, and
+# the one that applications read their writes by.
 _MISSING_FUNCTIONS: LiteralString = """
 SELECT split_part(signature, '(', 1)
 FROM (VALUES
     ('projectiond_require_moved(boolean)'),
+    ('projectiond_replay_moved()'),
     ('projectiond_wait_for(text, bigint, interval)')
 ) AS wanted (signature)
 WHERE to_regprocedure(signature) IS NULL

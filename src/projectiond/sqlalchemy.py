@@ -56,7 +56,13 @@ except ModuleNotFoundError as error:
 
 # What "projectiond init" makes beside the tables of the models.
 _FURTHER_TABLES: Final = frozenset(
-    {"projection_builds", "projection_dead_letters", "projection_rebuilds", "projectiond_high_water_mark"}
+    {
+        "projection_builds",
+        "projection_dead_letters",
+        "projection_rebuild_history",
+        "projection_rebuilds",
+        "projectiond_high_water_mark",
+    }
 )
 
 # The one that BIGSERIAL makes in schema.sql.

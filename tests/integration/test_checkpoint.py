@@ -9,6 +9,7 @@ from psycopg.pq import TransactionStatus
 
 from projectiond import checkpoint as checkpoints
 from projectiond import database as databases
+from projectiond import steering
 from projectiond.checkpoint import Checkpoint
 from projectiond.errors import ConfigurationError, ConflictError, TransactionControlError
 from tests.support.postgres import Database
@@ -162,7 +163,7 @@ def rebuilding(db: databases.Connection, conn: Connection) -> Checkpoint:
     conn.execute("CREATE TABLE orders (n int)")
     conn.execute("INSERT INTO orders VALUES (1), (2)")
     advance(db, 7, applied=7)
-    conn.execute("UPDATE projection_checkpoints SET status = 'rebuilding'")
+    steering.rebuild(db, "orders", is_in_place=True)
     return checkpoints.load(db, "orders")
 
 
@@ -227,8 +228,8 @@ def test_a_rebuild_that_is_finished_is_running_and_can_be_asked_for_again(
     checkpoints.reset(db, rebuilding, ("orders",), 100)
     assert checkpoints.finish_rebuild(db, checkpoints.load(db, "orders"))
     assert checkpoints.load(db, "orders") == Checkpoint("orders", 0, "running", None, is_reset=False)
-    conn.execute("UPDATE projection_checkpoints SET status = 'rebuilding'")
-    assert checkpoints.load(db, "orders").is_reset is False
+    steering.rebuild(db, "orders", is_in_place=True)
+    assert checkpoints.load(db, "orders").is_about_to_be_reset
 
 
 def test_a_rebuild_that_was_paused_meanwhile_is_not_finished(
@@ -241,20 +242,20 @@ def test_a_rebuild_that_was_paused_meanwhile_is_not_finished(
     assert checkpoints.load(db, "orders").status == "paused"
 
 
-def test_a_rebuild_that_is_asked_for_again_after_a_pause_begins_afresh(
+def test_a_rebuild_in_place_that_is_asked_for_again_after_a_pause_begins_afresh(
     db: databases.Connection, conn: Connection, rebuilding: Checkpoint
 ) -> None:
     """The handlers may have been mended in the pause."""
     checkpoints.reset(db, rebuilding, ("orders",), 100)
     for status in ("paused", "rebuilding"):
         conn.execute("UPDATE projection_checkpoints SET status = %s", (status,))
-    assert checkpoints.load(db, "orders").is_reset is False
+    assert checkpoints.load(db, "orders").is_about_to_be_reset
 
 
 def test_a_rebuild_that_was_asked_for_again_is_not_finished_by_the_old_one(db: databases.Connection) -> None:
-    """The marker is gone then: its reset is still to come."""
-    db.execute("UPDATE projection_checkpoints SET status = 'rebuilding'")
+    """Its reset is still to come."""
+    steering.rebuild(db, "orders", is_in_place=True)
     assert not checkpoints.finish_rebuild(db, checkpoints.load(db, "orders"))
-    db.execute("INSERT INTO projection_rebuilds VALUES ('orders', now(), 9)")
+    db.execute("UPDATE projection_rebuilds SET is_begun = true")
     assert checkpoints.finish_rebuild(db, checkpoints.load(db, "orders"))
     assert checkpoints.load(db, "orders").status == "running"

@@ -237,7 +237,7 @@ def test_g2_two_runners_that_rebuild_at_once_build_the_read_model_once(database:
             stage.runner.start()
         one.wait_until_at("journal", mark)
         for _ in range(5):
-            one.set_status("journal", "rebuilding")
+            one.rebuild_in_place("journal")
             for stage in (one, two):
                 stage.runner.recheck()
             one.wait_for_status("journal", "running")

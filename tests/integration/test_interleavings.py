@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from projectiond import database as databases
-from projectiond import highwater, sql
+from projectiond import highwater, sql, steering
 from projectiond.database import Connection
 from projectiond.highwater import HighWaterMark, keep_proven_mark
 from tests.support.daemon import Stage, journal
@@ -130,8 +130,10 @@ class Play:
             case "look and apply":
                 self.mark.look(self.watcher_db)
                 self.run("ab"[which % 2])
-            case "pause" | "resume" | "rebuild":
-                status = {"pause": "paused", "resume": "running", "rebuild": "rebuilding"}[what]
+            case "rebuild":
+                steering.rebuild(self.watcher_db, "ab"[which % 2], is_in_place=True)
+            case "pause" | "resume":
+                status = {"pause": "paused", "resume": "running"}[what]
                 self.admin.execute(
                     "UPDATE projection_checkpoints SET status = %s WHERE projection_name = %s",
                     (status, "ab"[which % 2]),

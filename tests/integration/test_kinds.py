@@ -98,11 +98,11 @@ def test_a_backlog_is_applied_once_and_in_order_however_it_is_cut(
         assert stage.checkpoint()["processed"] == len(numbers)
 
 
-def test_a_rebuild_builds_the_same_again(database: Database, journal: Journal) -> None:
+def test_a_rebuild_in_place_builds_the_same_again(database: Database, journal: Journal) -> None:
     numbers = append_many(database.connect(), 500)
     with Daemon(database, journal()) as daemon:
         daemon.wait_until_at("journal", numbers[-1])
-        daemon.set_status("journal", "rebuilding")
+        daemon.rebuild_in_place("journal")
         daemon.log.wait_for(logs.REBUILD_FINISHED, projection="journal")
         assert daemon.applied() == numbers
         assert daemon.checkpoint()["processed"] == 500

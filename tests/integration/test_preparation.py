@@ -130,7 +130,7 @@ def test_a_projection_without_a_row_does_not_begin_on_tables_that_hold_rows(
             assert daemon.applied() == [-1]
     with Daemon(database, journal()) as daemon:
         daemon.wait_for_status("journal", "paused")
-        daemon.set_status("journal", "rebuilding")
+        daemon.rebuild_in_place("journal")
         daemon.wait_for_status("journal", "running")
         assert daemon.applied() == numbers
 

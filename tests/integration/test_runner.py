@@ -217,14 +217,14 @@ def test_a_checkpoint_at_a_number_that_was_burnt_is_not_beyond_the_end(database:
 # --- rebuild in place
 
 
-def test_a_rebuild_by_plain_sql_builds_the_same_read_model_again(database: Database) -> None:
+def test_a_rebuild_in_place_builds_the_same_read_model_again(database: Database) -> None:
     conn = database.connect()
     numbers = append_many(conn, 150)
     with Daemon(database, journal()) as daemon:
         daemon.wait_until_at("journal", numbers[-1])
         conn.execute("INSERT INTO journal (sequence_number) VALUES (-1)")
         for _ in range(2):
-            daemon.set_status("journal", "rebuilding")
+            daemon.rebuild_in_place("journal")
             daemon.wait_for_status("journal", "running")
             assert daemon.applied() == numbers
             assert daemon.checkpoint()["processed"] == 150
@@ -260,7 +260,7 @@ def test_a_rebuild_that_is_interrupted_goes_on_and_does_not_begin_again(database
         daemon.wait_until_at("journal", numbers[-1])
     may_go_on.clear()
     daemon = Daemon(database, Slow, checkpoint_every=10, batch_size=10).start()
-    daemon.set_status("journal", "rebuilding")
+    daemon.rebuild_in_place("journal")
     assert is_halfway.wait(20)
     runner = daemon.worker._runners["journal"]
     daemon.worker.drain()
@@ -296,7 +296,7 @@ def test_a_rebuild_that_is_called_off_goes_on_from_where_it_is(database: Databas
     with Stage(database, journal(), mark=40, batch_size=10) as stage:
         for _ in range(6):
             stage.runner.run_once()
-        stage.set_status("journal", "rebuilding")
+        stage.rebuild_in_place("journal")
         stage.runner.recheck()
         stage.runner.run_once()
         stage.runner.run_once()

@@ -36,6 +36,7 @@ TABLES = (
     "projection_dead_letters",
     "projection_rebuilds",
     "projection_builds",
+    "projection_rebuild_history",
     "projectiond_high_water_mark",
 )
 

@@ -79,13 +79,14 @@ def test_a_transaction_for_two_phase_commit_can_turn_the_bell_off(conn: Connecti
 
 @pytest.fixture
 def checkpoint(conn: Connection) -> Connection:
-    """Connect to a database with a projection that an error has paused in the middle of a rebuild."""
+    """Connect to a database with projections in the middle of rebuilds in place, one of them paused by an error."""
     conn.execute(
         "INSERT INTO projection_checkpoints (projection_name, status, error_message)"
         " VALUES ('orders', 'paused', 'event 7 is bad'), ('sales', 'rebuilding', NULL)"
     )
     conn.execute(
-        "INSERT INTO projection_rebuilds (projection_name, target_sequence_number) VALUES ('orders', 9), ('sales', 9)"
+        "INSERT INTO projection_rebuilds (projection_name, mode, is_begun)"
+        " VALUES ('orders', 'in place', true), ('sales', 'in place', true)"
     )
     conn.execute("LISTEN projectiond_status")
     return conn
@@ -120,11 +121,20 @@ def test_pausing_keeps_the_error_and_the_rebuild(checkpoint: Connection) -> None
     assert value(checkpoint, "SELECT count(*) FROM projection_rebuilds") == 2
 
 
-def test_a_rebuild_after_a_pause_begins_afresh_and_keeps_the_error(checkpoint: Connection) -> None:
+def test_a_rebuild_in_place_after_a_pause_begins_afresh_and_keeps_the_error(checkpoint: Connection) -> None:
     checkpoint.execute("UPDATE projection_checkpoints SET status = 'rebuilding' WHERE projection_name = 'orders'")
     message = "SELECT error_message FROM projection_checkpoints WHERE projection_name = 'orders'"
     assert value(checkpoint, message) == "event 7 is bad"
-    assert checkpoint.execute("SELECT projection_name FROM projection_rebuilds").fetchall() == [("sales",)]
+    begun = checkpoint.execute("SELECT projection_name, is_begun FROM projection_rebuilds ORDER BY 1").fetchall()
+    assert begun == [("orders", False), ("sales", True)]
+
+
+def test_a_rebuild_beside_the_live_tables_is_paused_with_them_and_goes_on_with_them(checkpoint: Connection) -> None:
+    checkpoint.execute("UPDATE projection_rebuilds SET mode = 'beside'")
+    of_sales = "SELECT is_begun, is_paused FROM projection_rebuilds WHERE projection_name = 'sales'"
+    for status, is_paused in (("paused", True), ("rebuilding", False)):
+        checkpoint.execute("UPDATE projection_checkpoints SET status = %s WHERE projection_name = 'sales'", (status,))
+        assert checkpoint.execute(of_sales.encode()).fetchall() == [(True, is_paused)]
 
 
 def test_creating_a_checkpoint_that_exists_leaves_its_rebuild_alone(

@@ -219,6 +219,7 @@ def test_alembic_finds_no_difference_and_drops_nothing(base: type[DeclarativeBas
     beside = {
         "remove_table projection_builds",
         "remove_table projection_dead_letters",
+        "remove_table projection_rebuild_history",
         "remove_table projection_rebuilds",
         "remove_table projectiond_high_water_mark",
     }

@@ -411,15 +411,28 @@ def test_a_projection_that_is_paused_meanwhile_ends_the_wait(conn: Connection, j
             future.result(LONG_SECONDS)
 
 
-def test_during_a_rebuild_the_new_history_counts(conn: Connection, judge: Wait) -> None:
+def test_during_a_rebuild_beside_the_live_tables_these_count(conn: Connection, judge: Wait) -> None:
+    append_many(conn, 5)
+    move(conn, 3)
+    conn.execute("UPDATE projection_checkpoints SET status = 'rebuilding' WHERE projection_name = 'orders'")
+    assert judge("orders", 3, LONG_SECONDS) == 3
+    conn.execute("INSERT INTO projection_rebuilds (projection_name, position_sequence_number) VALUES ('orders', 1)")
+    assert judge("orders", 3, LONG_SECONDS) == 3
+    with in_background(conn, judge, 4) as future:
+        move(conn, 4)
+        assert future.result(LONG_SECONDS) == 4
+
+
+def test_during_a_rebuild_in_place_the_new_history_counts(conn: Connection, judge: Wait) -> None:
     append_many(conn, 5)
     move(conn, 5)
+    conn.execute("INSERT INTO projection_rebuilds (projection_name, mode) VALUES ('orders', 'in place')")
     conn.execute("UPDATE projection_checkpoints SET status = 'rebuilding' WHERE projection_name = 'orders'")
     # Its tables are about to be emptied.
     with pytest.raises(WaitTimeoutError):
         judge("orders", 3, SHORT_SECONDS)
     move(conn, 0)
-    conn.execute("INSERT INTO projection_rebuilds (projection_name, target_sequence_number) VALUES ('orders', 5)")
+    conn.execute("UPDATE projection_rebuilds SET is_begun = true")
     with in_background(conn, judge, 3) as future:
         move(conn, 2)
         assert not future.done()
@@ -570,13 +583,14 @@ def test_the_message_has_the_error_of_a_projection_in_trouble(conn: Connection, 
 def test_the_message_says_what_becomes_of_a_rebuild(conn: Connection, database: Database) -> None:
     append_many(conn, 5)
     move(conn, 5)
+    conn.execute("INSERT INTO projection_rebuilds (projection_name, mode) VALUES ('orders', 'in place')")
     conn.execute("UPDATE projection_checkpoints SET status = 'rebuilding'")
     assert time_out(database, 3) == (
         'after 0.05 s "orders" is at 5 (rebuilding), and its rebuild has been asked for but not begun; '
         'it is at work: wait longer, or see "projectiond status"'
     )
     move(conn, 1)
-    conn.execute("INSERT INTO projection_rebuilds (projection_name, target_sequence_number) VALUES ('orders', 5)")
+    conn.execute("UPDATE projection_rebuilds SET is_begun = true")
     assert "is at 1 (rebuilding), 2 events behind 3; it is at work" in time_out(database, 3)
 
 

@@ -24,7 +24,8 @@ import structlog
 from psycopg import sql
 from pydantic import SecretStr
 
-from projectiond import logs
+from projectiond import database as databases
+from projectiond import logs, steering
 from projectiond.database import Connection, open_pool
 from projectiond.event import Event
 from projectiond.limits import resolve_limits
@@ -176,6 +177,11 @@ class Reporter:
     def set_status(self, name: str, status: str) -> None:
         """Do what an operator does."""
         self.ask(b"UPDATE projection_checkpoints SET status = %s WHERE projection_name = %s RETURNING 1", status, name)
+
+    def rebuild_in_place(self, name: str) -> None:
+        """Do what `projectiond rebuild NAME --in-place` does."""
+        with databases.connect(self._database.dsn, role="test", statement_timeout_seconds=30) as db:
+            steering.rebuild(db, name, is_in_place=True)
 
 
 class Daemon(Reporter):
