@@ -20,7 +20,7 @@ from tests.support.postgres import Database
 from tests.support.process import DaemonProcess
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.acceptance, pytest.mark.any_server, pytest.mark.timeout(90)]
 
 PLUGIN = """
 from projectiond import Connection, Event, Projection, handles

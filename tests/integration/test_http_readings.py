@@ -29,7 +29,7 @@ from tests.support.events import append
 from tests.support.postgres import Database
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.any_server]
 
 Ask = Callable[[], Reading]
 
