@@ -885,7 +885,7 @@ FROM (
     WHERE %(event_types)s::text[] IS NULL
         OR event_type = ANY (%(event_types)s)
     LIMIT %(most)s
-) AS some
+) AS counted
 """
 
 # Parameters: tables (text[], quoted names).  Rows: one (bytes on disk, indexes included, of those that exist).
