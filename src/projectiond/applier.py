@@ -93,6 +93,7 @@ class Applier:
         self._reader = make_reader(definition, limits, recent)
         # For the event that fails alone, also where events stay on the server.
         self._event_reader = EventReader(definition.event_types, 1)
+        self._is_durable = limits.synchronous_commit == "on"
         self._ahead: _Ahead | None = None
         # Instead of what the kind was doing, while it was none of its doing.
         self._reading = ""
@@ -186,7 +187,9 @@ class Applier:
         batch = batch or self._ask(db, checkpoint.position, mark, pace.most).batch()
         asked: Asked | None = None
         try:
-            with checkpoints.transaction(db, checkpoint, is_pipelined=is_pipelined) as commit:
+            with checkpoints.transaction(
+                db, checkpoint, is_pipelined=is_pipelined, is_durable=self._is_durable
+            ) as commit:
                 while True:
                     attempt.take(batch)
                     taken_at = time.monotonic()

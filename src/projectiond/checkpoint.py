@@ -106,7 +106,9 @@ def load(db: Connection, name: str) -> Checkpoint:
 
 
 @contextmanager
-def transaction(db: Connection, checkpoint: Checkpoint, *, is_pipelined: bool = False) -> Iterator[Commit]:
+def transaction(
+    db: Connection, checkpoint: Checkpoint, *, is_pipelined: bool = False, is_durable: bool = True
+) -> Iterator[Commit]:
     """Begin the transaction that :func:`advance` ends; it is committed with the block, or rolled back.
 
     Yields:
@@ -118,6 +120,8 @@ def transaction(db: Connection, checkpoint: Checkpoint, *, is_pipelined: bool = 
         checkpoint: The row as this runner last read or wrote it.
         is_pipelined: Whether statements are sent without waiting for their results.  What fails, the compare-and-set
             included, is then raised at the end of the block at the latest.
+        is_durable: Whether COMMIT waits for the server's disk, as the server is set.  If not, a crash of the server may
+            take back the read model's change and the checkpoint's, never one of them: both are in one commit record.
 
     Raises:
         ConflictError: The row is not as this runner left it; nothing was committed.
@@ -125,7 +129,7 @@ def transaction(db: Connection, checkpoint: Checkpoint, *, is_pipelined: bool = 
     """
     try:
         with _pipelined(db) if is_pipelined else _waited_for(db) as commit:
-            db.execute(sql.OPEN_TRANSACTION)
+            db.execute(sql.OPEN_TRANSACTION if is_durable else sql.OPEN_ASYNCHRONOUS_TRANSACTION)
             yield commit
     except psycopg.DatabaseError as error:
         if error.sqlstate == sql.CHECKPOINT_MOVED:

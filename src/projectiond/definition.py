@@ -67,6 +67,7 @@ class Definition:
     max_attempts: int | None = None
     on_error: Literal["pause", "skip"] | None = None
     on_change: Literal["warn", "rebuild", "pause"] | None = None
+    synchronous_commit: Literal["on", "off"] | None = None
 
     fingerprint: Fingerprint = field(default_factory=lambda: Fingerprint(code=None, schema="", options={}))
     """What the tables are made of, as the source was when it was loaded."""

@@ -36,6 +36,7 @@ _OPTIONS: Final = frozenset(
         "max_attempts",
         "on_error",
         "on_change",
+        "synchronous_commit",
         "version",
         "event_types",
         "sql",

@@ -12,7 +12,7 @@ from projectiond.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much a runner does at once, and what it does with a poison event."""
+    """How much a runner does at once, what it does with a poison event, and whether it waits for the disk."""
 
     batch_size: int
     checkpoint_every: int
@@ -20,6 +20,7 @@ class Limits:
     on_error: Literal["pause", "skip"]
     catchup_transaction_seconds: float
     on_change: Literal["warn", "rebuild", "pause"] = "warn"
+    synchronous_commit: Literal["on", "off"] = "on"
 
 
 def resolve_limits(definition: Definition, settings: Settings) -> Limits:
@@ -31,4 +32,5 @@ def resolve_limits(definition: Definition, settings: Settings) -> Limits:
         on_error=definition.on_error or settings.on_error,
         catchup_transaction_seconds=settings.catchup_transaction_seconds,
         on_change=definition.on_change or settings.on_change,
+        synchronous_commit=definition.synchronous_commit or settings.synchronous_commit,
     )

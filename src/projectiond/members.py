@@ -34,6 +34,7 @@ SHARED: Final = (
     "max_attempts",
     "on_error",
     "on_change",
+    "synchronous_commit",
     "version",
 )
 

@@ -49,6 +49,7 @@ class Options:
     max_attempts: int | None
     on_error: Literal["pause", "skip"] | None
     on_change: Literal["warn", "rebuild", "pause"] | None
+    synchronous_commit: Literal["on", "off"] | None
     version: str | None
     event_types: tuple[str, ...]
     """Of a kind that has no handlers; of the others, whose handlers say it, empty."""
@@ -68,6 +69,7 @@ def read_options(cls: type[BaseProjection], complain: Complain) -> Options:
         max_attempts=_positive(cls, "max_attempts", complain),
         on_error=_on_error(cls, complain),
         on_change=_on_change(cls, complain),
+        synchronous_commit=_synchronous_commit(cls, complain),
         version=_version(cls, complain),
         event_types=_event_types(cls, complain) if issubclass(cls, (BatchProjection, SqlProjection)) else (),
     )
@@ -171,6 +173,16 @@ def _version(cls: type[BaseProjection], complain: Complain) -> str | None:
         return cls.version
     complain(f'version is {value!r}; it must be a text, as in version = "2"')
     return None
+
+
+def _synchronous_commit(cls: type[BaseProjection], complain: Complain) -> Literal["on", "off"] | None:
+    value: object = cls.synchronous_commit
+    match value:
+        case None | "on" | "off":
+            return cls.synchronous_commit
+        case _:
+            complain(f'synchronous_commit is {value!r}; it must be "on" or "off", in quotes')
+            return None
 
 
 def _event_types(cls: type[BatchProjection | SqlProjection], complain: Complain) -> tuple[str, ...]:

@@ -72,6 +72,9 @@ class BaseProjection:
     on_change: ClassVar[Literal["warn", "rebuild", "pause"] | None] = None
     """What happens when the daemon starts with other code or another schema than the tables were built with."""
 
+    synchronous_commit: ClassVar[Literal["on", "off"] | None] = None
+    """Off: the server does not wait for its disk.  A crash takes back the last half second, which is applied again."""
+
     version: ClassVar[str | None] = None
     """Stands for the code: as long as it is the same text, a change of the handlers is taken to be harmless."""
 

@@ -187,6 +187,7 @@ def _define(
         max_attempts=_first(settings.max_attempts, options.max_attempts),
         on_error=_first(settings.on_error, options.on_error),
         on_change=_first(settings.on_change, options.on_change),
+        synchronous_commit=_first(settings.synchronous_commit, options.synchronous_commit),
         fingerprint=fingerprint,
     )
 

@@ -69,6 +69,9 @@ class ProjectionSettings(BaseModel):
     on_change: Literal["warn", "rebuild", "pause"] | None = Field(
         None, description="what happens when the code or the schema is not what built the tables"
     )
+    synchronous_commit: Literal["on", "off"] | None = Field(
+        None, description="whether to wait until a transaction is on the server's disk"
+    )
 
 
 class Settings(BaseSettings):
@@ -124,6 +127,9 @@ class Settings(BaseSettings):
     )
     on_change: Literal["warn", "rebuild", "pause"] = Field(
         "warn", description="what happens when the code or the schema of a projection is not what built its tables"
+    )
+    synchronous_commit: Literal["on", "off"] = Field(
+        "on", description="on: as the server has it; off: do not wait until a transaction is on the server's disk"
     )
     handler_timeout_seconds: Seconds = Field(
         60.0, ge=0.1, le=86_400, description="a runner without progress for so long gets its worker killed"

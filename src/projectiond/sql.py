@@ -475,6 +475,13 @@ COMMIT: LiteralString = "COMMIT"
 # transaction, by whatever trick, it is gone, and the compare-and-set below fails.
 OPEN_TRANSACTION: LiteralString = "SELECT set_config('projectiond.transaction', 'open', true)"
 
+# The same for one whose COMMIT does not wait for the disk, at no cost of its own.
+OPEN_ASYNCHRONOUS_TRANSACTION: LiteralString = """
+SELECT
+    set_config('projectiond.transaction', 'open', true),
+    set_config('synchronous_commit', 'off', true)
+"""
+
 # Parameters: name, from, to, status, last_event_id (may be null), applied.  The compare-and-set that ends every
 # transaction.  When it finds no row the function raises, so that COMMIT can be sent along without waiting: SQLSTATE
 # CHECKPOINT_MOVED when somebody else moved the checkpoint or changed the status, TRANSACTION_ENDED when a handler did

@@ -22,9 +22,16 @@ def test_a_projection_s_own_limits_win() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("batch_size", 1), ("checkpoint_every", 1), ("max_attempts", 1), ("on_error", "pause")]
+    ("option", "value"),
+    [
+        ("batch_size", 1),
+        ("checkpoint_every", 1),
+        ("max_attempts", 1),
+        ("on_error", "pause"),
+        ("synchronous_commit", "off"),
+    ],
 )
-def test_each_limit_is_resolved_by_itself(option: str, value: int | Literal["pause"]) -> None:
+def test_each_limit_is_resolved_by_itself(option: str, value: int | Literal["pause", "off"]) -> None:
     own = journal()
     setattr(own, option, value)
     limits = resolve_limits(define(own), SETTINGS)

@@ -628,6 +628,7 @@ def option_fault(plugins: Path, option: str) -> str:
         ("checkpoint_every = -1", "checkpoint_every is -1; it must be a whole number from 1 to 100000"),
         ("max_attempts = '3'", "max_attempts is '3'; it must be a whole number from 1 to 100"),
         ("on_error = 'ignore'", 'on_error is \'ignore\'; it must be "pause" or "skip"'),
+        ("synchronous_commit = False", 'synchronous_commit is False; it must be "on" or "off", in quotes'),
         (
             "table = ('orders',)",
             "table is no option of a projection; did you mean tables? (an attribute of your own: _table)",

@@ -88,6 +88,7 @@ class TestSources:
             "max_attempts": ("5", 5),
             "on_error": ("skip", "skip"),
             "on_change": ("rebuild", "rebuild"),
+            "synchronous_commit": ("off", "off"),
             "handler_timeout_seconds": ("11", 11.0),
             "drain_seconds": ("0", 0.0),
             "http_host": ("::1", "::1"),
@@ -192,7 +193,7 @@ class TestFaults:
         assert sentence.startswith('unknown setting "we\\u001bird" in x.toml: known are database_url, ')
         assert sentence.isprintable()
         (sentence,) = faults_of(write("projection.a.zzz = 1"))
-        assert sentence.endswith("known are batch_size, checkpoint_every, on_error, max_attempts, on_change")
+        assert sentence.endswith("on_error, max_attempts, on_change, synchronous_commit")
 
     def test_an_unknown_variable_is_named_with_the_nearest(self, environment: pytest.MonkeyPatch) -> None:
         environment.setenv("PROJECTIOND_WORKER", "2")
