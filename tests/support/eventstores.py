@@ -104,6 +104,8 @@ def opened(kind: str, dsn: str, **options: Any) -> Iterator[Store]:
         with ConnectionPool(
             dsn, min_size=1, max_size=3, kwargs={"prepare_threshold": None}, reset=_wipe, open=True
         ) as pool:
+            # The pool's threads draw random numbers to connect, which hypothesis takes for those of a strategy.
+            pool.wait()
             yield EventStore(pool, **options)
     else:
         with asyncio.Runner() as runner:
