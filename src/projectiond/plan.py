@@ -4,8 +4,8 @@ Called by the command ``plan``.  It reads and changes nothing.  How many events 
 MOST_COUNTED and estimated by PostgreSQL's planner beyond, so that a plan costs about the same for every store.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Literal
 
@@ -48,38 +48,46 @@ class Planned:
     built_at: datetime | None
     built_by: str | None
     version: str | None
-    rebuild: Rebuild | None
-    """Of a changed one."""
     is_source_known: bool
     """Whether a change of its handlers would be seen."""
+    rebuild: Rebuild | None = None
+    """Of a changed one."""
 
 
-def read_plan(db: Connection, definitions: Iterable[Definition]) -> list[Planned]:
-    """Compare each definition with what built its tables."""
+def read_plan(db: Connection, definitions: Iterable[Definition], *, is_weighed: bool = True) -> list[Planned]:
+    """Compare each definition with what built its tables.
+
+    Args:
+        db: In autocommit mode.
+        definitions: What is deployed here.
+        is_weighed: Whether to say also what a rebuild would take.
+    """
     builds = read_builds(db)
     begun = {str(name) for name, _, _ in db.execute(sql.READ_STATUSES)}
-    return [_plan(db, definition, builds, begun) for definition in definitions]
+    planned = []
+    for definition in definitions:
+        one = _compare(definition, builds.get(definition.name), is_begun=definition.name in begun)
+        if is_weighed and one.state == "changed":
+            one = replace(one, rebuild=_weigh(db, definition, builds[definition.name]))
+        planned.append(one)
+    return planned
 
 
-def _plan(db: Connection, definition: Definition, builds: Mapping[str, Build], begun: set[str]) -> Planned:
-    name, fingerprint = definition.name, definition.fingerprint
-    build = builds.get(name)
-    rebuild = None
+def _compare(definition: Definition, build: Build | None, *, is_begun: bool) -> Planned:
+    fingerprint = definition.fingerprint
     state: Literal["as built", "changed", "new", "unknown"] = "as built"
-    if name not in begun:
+    if not is_begun:
         state = "new"
     elif build is None or build.fingerprint is None:
         state = "unknown"
     elif build.difference_to(definition):
         state = "changed"
-        rebuild = _weigh(db, definition, build)
     return Planned(
-        name=name,
+        name=definition.name,
         state=state,
         built_at=None if build is None else build.built_at,
         built_by=None if build is None else build.built_by,
         version=fingerprint.version,
-        rebuild=rebuild,
         is_source_known=fingerprint.code is not None or fingerprint.version is not None,
     )
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from projectiond import database as databases
-from projectiond import logs
+from projectiond import logs, report
 from projectiond.build import Build, read_builds, record_build
 from projectiond.change import meet_tables
 from projectiond.database import Connection
@@ -155,7 +155,10 @@ def test_a_build_in_a_form_of_another_day_is_adopted_anew(db: Connection) -> Non
     assert build(db).fingerprint == define(new()).fingerprint
 
 
-def test_the_daemon_acts_on_a_change_and_knows_how_fast_it_once_caught_up(database: Database) -> None:
+def test_the_daemon_acts_on_a_change_and_knows_how_fast_it_once_caught_up(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "MEASURED_EVENTS", 500)
     append_many(database.connect(), 1200)
     with Daemon(database, old(), batch_size=100) as daemon:
         daemon.wait_until_at("counter", 1200)

@@ -86,7 +86,7 @@ def _chosen(definitions: Sequence[Definition], names: Sequence[str]) -> list[Def
 
 
 def _accept(db: Connection, definitions: Sequence[Definition]) -> None:
-    for definition, planned in zip(definitions, read_plan(db, definitions), strict=True):
+    for definition, planned in zip(definitions, read_plan(db, definitions, is_weighed=False), strict=True):
         if planned.state == "new":
             say(f"{definition.name} has no tables to accept yet: a daemon builds them when it starts")
         elif planned.state == "as built":
