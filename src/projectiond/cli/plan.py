@@ -20,9 +20,7 @@ from projectiond.settings_faults import sentence_of_unknown
 
 REBUILD_NEEDED: Final = 1
 
-Names = Annotated[
-    list[str] | None, typer.Argument(metavar="[NAME]...", help="Names of projections; all when left out.")
-]
+Names = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Names of projections; all when left out.")]
 
 
 def add_commands(app: typer.Typer) -> None:
