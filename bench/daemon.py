@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -137,7 +137,11 @@ class Daemon:
 
 @contextmanager
 def running_daemon(
-    dsn: str, plugins: Sequence[str | Path], names: Sequence[str], status: str = "running"
+    dsn: str,
+    plugins: Sequence[str | Path],
+    names: Sequence[str],
+    status: str = "running",
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[Daemon]:
     """Start the daemon, wait until it is asleep, and end it afterwards; its log is shown when it fails.
 
@@ -146,6 +150,7 @@ def running_daemon(
         plugins: The files with its projections, or their names under ``bench/projections``.
         names: Its projections.
         status: What they begin with.
+        settings: What is set beside config/production.toml, by the variable's name.
     """
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -156,7 +161,7 @@ def running_daemon(
         log = stack.enter_context(tempfile.TemporaryFile())
         process = subprocess.Popen(
             [sys.executable, "-m", "projectiond", "run", "--config", str(_CONFIGURATION)],
-            env=_environment(dsn, directory),
+            env={**_environment(dsn, directory), **(settings or {})},
             stdout=log,
             stderr=log,
         )

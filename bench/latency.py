@@ -5,14 +5,19 @@ intervals: the clock starts when the appending connection has its commit confirm
 which asks for the row in a tight loop, sees it.  So what is measured includes the asker's own round trip, its share of
 the processor, and the durable commit of the read model; the append's own commit, shown beside it, is before the clock
 starts.
+
+When idle three take turns, append by append, each in a database of its own: the daemon, the daemon with
+``synchronous_commit = "off"``, and ``bare_listener``, which does as little as can be done.
 """
 
 import random
 import subprocess
+import sys
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
 from typing import Final, LiteralString
 
 import psycopg
@@ -25,6 +30,9 @@ from bench.report import Bound, Figure, at_most, median_figure, percentile_figur
 
 DATABASE: Final = "latency"
 WRITERS: Final = 8
+WARMING_TURNS: Final = 5
+
+ROOT: Final = Path(__file__).parents[1]
 
 # In all; two cores that are also the daemon's and the server's do about ten thousand, and then nothing is idle.
 LOADS: Final = (400, 1000)
@@ -48,8 +56,7 @@ def measure(bench: Context) -> list[Figure]:
     figures: list[Figure] = []
     with _projecting(dsn, "event"), psycopg.connect(dsn, autocommit=True) as writer:
         _sample(dsn, writer, "event", 10, 0.05)
-        waits = _sample(dsn, writer, "event", bench.scale.appends_when_idle, 0.3)
-        figures += _figures(bench, "latency, idle", *waits, _WHEN_IDLE)
+        figures += _in_turns(bench, dsn)
         for rate in LOADS:
             with _writers(bench, dsn, rate):
                 waits = _sample(dsn, writer, "event", bench.scale.appends_under_load, 0.1)
@@ -63,8 +70,52 @@ def measure(bench: Context) -> list[Figure]:
     return figures
 
 
-def _projecting(dsn: str, way: str) -> AbstractContextManager[Daemon]:
-    return running_daemon(dsn, [f"orders_by_{way}.py"], [f"orders_by_{way}"])
+def _in_turns(bench: Context, dsn: str) -> list[Figure]:
+    """Compare the daemon that runs, one that does not wait for the disk, and the barest listener."""
+    dsn_off, dsn_bare = (bench.server.create_store(f"{DATABASE}_{name}") for name in ("off", "bare"))
+    stores = {"": (dsn, "event"), ", synchronous_commit off": (dsn_off, "event"), ", bare listener": (dsn_bare, "bare")}
+    appends: dict[str, list[float]] = {name: [] for name in stores}
+    waits: dict[str, list[float]] = {name: [] for name in stores}
+    with ExitStack() as stack:
+        stack.enter_context(_projecting(dsn_off, "event", {"PROJECTIOND_SYNCHRONOUS_COMMIT": "off"}))
+        stack.enter_context(_listening(dsn_bare))
+        writers = {
+            name: stack.enter_context(psycopg.connect(dsn, autocommit=True)) for name, (dsn, _) in stores.items()
+        }
+        for turn in range(-WARMING_TURNS, bench.scale.appends_when_idle):
+            for name in random.sample(sorted(stores), len(stores)):
+                append, wait = _sample(stores[name][0], writers[name], stores[name][1], 1, 0.2)
+                if turn >= 0:
+                    appends[name] += append
+                    waits[name] += wait
+    figures = [
+        figure
+        for name in stores
+        for figure in _figures(bench, f"latency, idle{name}", appends[name], waits[name], {} if name else _WHEN_IDLE)
+    ]
+    daemon, *others = stores
+    group = "latency, idle, compared"
+    return [
+        *figures,
+        *(
+            median_figure(group, f"daemon{one} ÷ bare listener", "fold", ratios(waits[one], waits[others[-1]]))
+            for one in (daemon, others[0])
+        ),
+    ]
+
+
+def _projecting(dsn: str, way: str, settings: Mapping[str, str] | None = None) -> AbstractContextManager[Daemon]:
+    return running_daemon(dsn, [f"orders_by_{way}.py"], [f"orders_by_{way}"], settings=settings)
+
+
+@contextmanager
+def _listening(dsn: str) -> Iterator[None]:
+    command = [sys.executable, "-m", "bench.bare_listener", dsn]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        if process.stdout is None or not process.stdout.readline():
+            raise RuntimeError("the bare listener does not start")
+        # The end of its input, at the end of the block, ends it.
+        yield
 
 
 def _sample(
