@@ -18,30 +18,15 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from projectiond.digest import digest_of, digest_of_sql
+from projectiond.members import OWN, SHARED
 from projectiond.projection import BaseProjection, BatchProjection, Projection, RowProjection, SqlProjection
 from projectiond.reach import read_reach
 
 # Of how parts are found and digested. Fingerprints of two formats cannot be compared.
 FORMAT: Final = 1
 
-# Attributes that are compared as options, or do not count.
-_OPTIONS: Final = frozenset(
-    {
-        "name",
-        "tables",
-        "schema",
-        "schema_file",
-        "batch_size",
-        "checkpoint_every",
-        "max_attempts",
-        "on_error",
-        "on_change",
-        "synchronous_commit",
-        "version",
-        "event_types",
-        "sql",
-    }
-)
+# Attributes that are compared as options, or do not count. The class of the rows is code.
+_OPTIONS: Final = frozenset({*SHARED, *OWN}) - {"row"}
 
 # What the daemon calls beside the handlers, or reads the rows' class from.
 _METHODS: Final[Mapping[type[BaseProjection], tuple[str, ...]]] = {
