@@ -28,6 +28,22 @@ MOST_LOOKS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
+class RebuildState:
+    """A rebuild that is in progress, or paused."""
+
+    mode: str
+    """Beside the live tables, or in place."""
+    position: int
+    share: float
+    """Of the store that it has replayed: 0 to 1."""
+    seconds_left: float | None
+    """At the pace that it has had since its begin; None while that says nothing."""
+    is_paused: bool
+    error_message: str | None
+    """What keeps it from going on; the live projection does meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
 class ProjectionState:
     """One projection; without a row in projection_checkpoints all but name and lag is empty."""
 
@@ -49,6 +65,8 @@ class ProjectionState:
     """Whether a plugin defines it; None when that is not known."""
     lag_seconds: float | None = 0.0
     """Age of the oldest event above the position, by its created_at; 0 without one, None when that says no time."""
+    rebuild: RebuildState | None = None
+    """The rebuild that is in progress, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +175,9 @@ def _state(
     has_runner: bool,
     is_deployed: bool | None,
 ) -> ProjectionState:
-    position, status, processed, processed_at, age, error, target, dead_letters, lag_seconds = row or (None,) * 9
+    position, status, processed, processed_at, age, error, target, dead_letters, lag_seconds, *rebuild = (
+        row or (None,) * 14
+    )
     lag = max(0, head - (position or 0))
     return ProjectionState(
         name=name,
@@ -173,4 +193,20 @@ def _state(
         has_runner=has_runner,
         is_deployed=is_deployed,
         lag_seconds=None if lag and lag_seconds is None else max(0.0, lag_seconds or 0.0),
+        rebuild=_rebuild_state(head, rebuild),
+    )
+
+
+def _rebuild_state(head: int, row: Sequence[Any]) -> RebuildState | None:
+    mode, position, seconds, is_paused, error = row
+    if mode is None:
+        return None
+    left = seconds * (head - position) / position if position else None
+    return RebuildState(
+        mode=mode,
+        position=position,
+        share=min(position / head, 1.0) if head else 1.0,
+        seconds_left=None if is_paused or left is None else max(left, 0.0),
+        is_paused=is_paused,
+        error_message=error,
     )

@@ -570,6 +570,14 @@ INSERT INTO projection_rebuilds (projection_name, mode)
 VALUES (%(name)s, 'in place')
 """
 
+# Parameters: names (text[]).
+FORGET_REBUILD_ERRORS: LiteralString = """
+UPDATE projection_rebuilds
+SET error_message = NULL
+WHERE projection_name = ANY(%(names)s)
+    AND error_message IS NOT NULL
+"""
+
 # Parameters: name, target.  The row says that the reset has been done: a restart then goes on.
 MARK_RESET: LiteralString = """
 UPDATE projection_rebuilds
@@ -912,7 +920,8 @@ WHERE sequence_number = %(sequence_number)s
 
 # Rows: (projection_name, last_sequence_number, status, events_processed, last_processed_at, seconds since then,
 # error_message, target of the rebuild in progress or null, dead letters, age in seconds of the first event above the
-# position or null) of every projection.  An application may have written created_at itself, also as infinity.
+# position or null; of the rebuild in progress or null: mode, position, seconds since its begin, whether it is paused,
+# error) of every projection.  An application may have written created_at itself, also as infinity.
 # Index: the primary keys; one probe of the unique one on sequence_number for each projection.
 OVERVIEW: LiteralString = """
 SELECT
@@ -928,7 +937,12 @@ SELECT
     CASE
         WHEN isfinite(oldest.created_at)
             THEN extract(epoch FROM clock_timestamp() - oldest.created_at)::float8
-    END
+    END,
+    rebuild.mode,
+    CASE rebuild.mode WHEN 'beside' THEN rebuild.position_sequence_number ELSE kept.last_sequence_number END,
+    extract(epoch FROM clock_timestamp() - rebuild.started_at)::float8,
+    rebuild.is_paused,
+    rebuild.error_message
 FROM projection_checkpoints AS kept
 LEFT JOIN projection_rebuilds AS rebuild USING (projection_name)
 LEFT JOIN (

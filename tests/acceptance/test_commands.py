@@ -450,7 +450,7 @@ def test_pausing_a_rebuild_says_what_becomes_of_it(site: Site, db: psycopg.Conne
     dropped = site.run("pause", "counter").out
     assert 'its rebuild had not begun and is dropped: ask for it again with "projectiond rebuild counter"' in dropped
     db.execute("UPDATE projection_checkpoints SET status = 'rebuilding', last_sequence_number = 3")
-    db.execute("INSERT INTO projection_rebuilds (projection_name, target_sequence_number) VALUES ('counter', 5)")
+    db.execute("INSERT INTO projection_rebuilds (projection_name, mode, is_begun) VALUES ('counter', 'in place', true)")
     stopped = site.run("pause", "counter").out
     assert stopped.startswith("paused counter at 3, in the middle of its rebuild; ")
     assert '"projectiond rebuild counter" begins afresh' in stopped
@@ -480,8 +480,12 @@ def test_a_rebuild_that_fails_ends_with_the_error(site: Site, db: psycopg.Connec
         (site.plugins / "broken.txt").touch()
         result = site.run("rebuild", "counter", "--wait")
         assert result.code == 1
-        assert '"counter" is paused at 6: event 7 ("Counted"' in result.err
+        assert 'the rebuild of "counter" has stopped at 6: event 7 ("Counted"' in result.err
         assert "ValueError: seven is broken" in result.err
+        assert value(db, "SELECT sum(n) FROM counter") == 210
+        result = site.run("rebuild", "counter", "--in-place", "--wait")
+        assert result.code == 1
+        assert '"counter" is paused at 6: event 7 ("Counted"' in result.err
         (site.plugins / "broken.txt").unlink()
         resumed = site.run("resume", "counter")
         assert "its error was: event 7" in resumed.out
@@ -491,7 +495,7 @@ def test_a_rebuild_that_fails_ends_with_the_error(site: Site, db: psycopg.Connec
     assert value(db, "SELECT sum(n) FROM counter") == 210
 
 
-def test_a_rebuild_asked_for_twice_empties_the_tables_again(
+def test_a_rebuild_asked_for_twice_begins_afresh_and_catchup_takes_it_to_its_end(
     site: Site, db: psycopg.Connection[tuple[object, ...]]
 ) -> None:
     append_many(db, 5)
@@ -499,7 +503,7 @@ def test_a_rebuild_asked_for_twice_empties_the_tables_again(
     db.execute("INSERT INTO counter (n) VALUES (1000)")
     db.execute("INSERT INTO projection_checkpoints (projection_name, status) VALUES ('counter', 'rebuilding')")
     db.execute("INSERT INTO projection_rebuilds (projection_name, target_sequence_number) VALUES ('counter', 5)")
-    assert "rebuilding counter again from the first event" in site.run("rebuild", "counter").out
+    assert "rebuilding counter again beside its live tables" in site.run("rebuild", "counter").out
     assert value(db, "SELECT count(*) FROM projection_rebuilds") == 0
     assert site.run("catchup").code == 0
     assert value(db, "SELECT sum(n) FROM counter") == 15

@@ -57,8 +57,8 @@ def _grid(overview: Overview) -> Grid:
             "-" if state.events_processed is None else str(state.events_processed),
             ago(state.seconds_since_processed),
             str(state.dead_letters),
-            state.error_message or "",
-            style="red" if state.error_message else _STYLES.get(state.status or "", ""),
+            _error_of(state),
+            style="red" if _error_of(state) else _STYLES.get(state.status or "", ""),
         )
     return grid
 
@@ -66,9 +66,27 @@ def _grid(overview: Overview) -> Grid:
 def _status_of(state: ProjectionState) -> str:
     if state.status is None:
         return "not begun"
-    if state.status == "rebuilding" and state.rebuild_target is None:
+    rebuild = state.rebuild
+    if state.status == "rebuilding" and rebuild is None:
         return "rebuilding (not begun)"
-    return state.status
+    if rebuild is None:
+        return state.status
+    told = f"{state.status}, {'rebuild' if rebuild.is_paused else ''}".rstrip(", ")
+    left = "" if rebuild.seconds_left is None else f", {_duration(rebuild.seconds_left)} left"
+    return f"{told} {100 * rebuild.share:.0f} %{left}"
+
+
+def _error_of(state: ProjectionState) -> str:
+    rebuild_error = state.rebuild.error_message if state.rebuild is not None else None
+    errors = [state.error_message, f"rebuild: {rebuild_error}" if rebuild_error else None]
+    return "; ".join(error for error in errors if error)
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _remarks(overview: Overview, notes: Sequence[str]) -> list[str]:

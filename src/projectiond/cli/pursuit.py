@@ -13,7 +13,7 @@ import psycopg
 import typer
 
 from projectiond import checkpoint as checkpoints
-from projectiond import logs
+from projectiond import logs, sql
 from projectiond.arrival import Arrival
 from projectiond.checkpoint import Checkpoint
 from projectiond.cli.daemon import check_database
@@ -21,6 +21,7 @@ from projectiond.cli.names import load_plugins
 from projectiond.cli.output import tell
 from projectiond.cli.progress import Progress
 from projectiond.cli.target import Options, Target, find_target, say
+from projectiond.cli.waiting import has_stopped, stopped_sentence
 from projectiond.database import Connection
 from projectiond.errors import ConfigurationError, DatabaseUnavailableError, ProjectiondError
 from projectiond.lateness import paused_sentence
@@ -55,6 +56,8 @@ def catchup(context: typer.Context) -> None:
     names = [definition.name for definition in registry.definitions]
     with target.connect("catchup") as db:
         upto = read_head(db)
+        # A rebuild that had stopped is tried again.
+        db.execute(sql.FORGET_REBUILD_ERRORS, {"names": names})
     _send_log_to_stderr()
     pursuit = _Pursuit(target, names, upto)
     level: Literal["debug", "warning"] = "debug" if options.is_debug else "warning"
@@ -104,7 +107,9 @@ class _Pursuit:
         self.close()
         failures = []
         for name, now in self._rows.items():
-            if now is not None and now.status == "paused":
+            if now is not None and has_stopped(now):
+                failures.append(stopped_sentence(now))
+            elif now is not None and now.status == "paused":
                 if now.error_message:
                     failures.append(paused_sentence(name, now))
                 else:
@@ -126,6 +131,7 @@ class _Pursuit:
             now is not None
             and (
                 now.status == "paused"
+                or has_stopped(now)
                 or (now.status == "running" and self._arrivals[name].is_reached(db, now.position))
             )
             for name, now in self._rows.items()

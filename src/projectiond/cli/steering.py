@@ -65,6 +65,9 @@ def rebuild(
     context: typer.Context,
     names: Names,
     *,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Empty the tables and fill them again, in view of their readers.")
+    ] = False,
     wait: Annotated[
         bool, typer.Option("--wait", help="Stay until the rebuild is done, and show how far it is.")
     ] = False,
@@ -75,10 +78,12 @@ def rebuild(
         bool, typer.Option("--forget", help="Drop the tables that the last rebuild has replaced.")
     ] = False,
 ) -> None:
-    """Rebuild projections: empty their tables and apply every event again, from the first.
+    """Rebuild projections: apply every event again, from the first.
 
-    It happens in place: readers see the tables fill up. A projection that was paused runs afterwards. The same in
-    SQL: UPDATE projection_checkpoints SET status = 'rebuilding' WHERE projection_name = '...';
+    It happens beside the live tables, which are served and kept up to date meanwhile; in the end they become what the
+    replay gave, in one transaction. One that is in progress begins afresh. A projection that was paused runs
+    afterwards. "pause" holds it, "resume" lets it go on, and the status running calls it off. The same in SQL:
+    UPDATE projection_checkpoints SET status = 'rebuilding' WHERE projection_name = '...';
 
     Where the new tables have taken the place of the old ones, these are kept aside: --rollback serves them again, with
     the position that they belong to, and --forget drops them.
@@ -87,8 +92,8 @@ def rebuild(
 
     Exit codes: 0 asked for (with --wait: done), 1 an unknown name, a projection without tables, or the rebuild failed.
     """
-    if rollback + forget + wait > 1:
-        raise typer.BadParameter("--rollback, --forget and --wait exclude each other")
+    if rollback + forget + (wait or in_place) > 1:
+        raise typer.BadParameter("--rollback and --forget go with no other option")
     options: Options = context.obj
     target = find_target(options)
     with target.connect("rebuild") as db:
@@ -100,7 +105,7 @@ def rebuild(
             going_back.forget(db, found)
             return
         faults = [
-            f'"{name}" cannot be rebuilt: it declares no tables, so nothing could be emptied; set `tables = (...)` '
+            f'"{name}" cannot be rebuilt: it declares no tables, so nothing could be built anew; set `tables = (...)` '
             f"in {definition.source}"
             for name, definition in found.items()
             if definition is not None and not definition.tables
@@ -108,9 +113,10 @@ def rebuild(
         if faults:
             raise ConfigurationError("\n".join(faults))
         for name, definition in found.items():
-            steered = steering.rebuild(db, name)
+            steered = steering.rebuild(db, name, is_in_place=in_place)
             again = "again " if steered.before is not None and steered.before.status == "rebuilding" else ""
-            tell(f"rebuilding {name} {again}from the first event; it was at {steered.position}")
+            where = "in place" if in_place else "beside its live tables"
+            tell(f"rebuilding {name} {again}{where}, from the first event; it was at {steered.position}")
             if definition is None:
                 say(f"no plugin here defines {name}: a daemon that has one will rebuild it")
         _warn_without_daemon(db)
@@ -127,9 +133,10 @@ def _sentence_of_pause(name: str, steered: steering.Steered) -> str:
     before = steered.before
     if before is None or before.status != "rebuilding":
         return f'{paused}; go on with "projectiond resume {name}"'
-    if before.is_reset:
+    if before.is_reset or before.rebuild_mode == "beside":
+        where = f", which is at {before.rebuild_position}" if before.rebuild_mode == "beside" else ""
         return (
-            f'{paused}, in the middle of its rebuild; "projectiond resume {name}" goes on from there, '
+            f'{paused}, in the middle of its rebuild{where}; "projectiond resume {name}" goes on from there, '
             f'"projectiond rebuild {name}" begins afresh'
         )
     return f'{paused}; its rebuild had not begun and is dropped: ask for it again with "projectiond rebuild {name}"'

@@ -77,8 +77,10 @@ def watch_rebuilds(db: Connection, names: Sequence[str]) -> None:
                 now = checkpoints.find(db, name)
                 if now is None or now.status == "paused":
                     failures.append(paused_sentence(name, now))
+                elif has_stopped(now):
+                    failures.append(stopped_sentence(now))
                 elif now.status == "rebuilding":
-                    progress.show(name, now.position if now.is_reset else 0, target)
+                    progress.show(name, _rebuilt_upto(now), target)
                     continue
                 else:
                     progress.show(name, target, target)
@@ -89,6 +91,25 @@ def watch_rebuilds(db: Connection, names: Sequence[str]) -> None:
                 time.sleep(LOOK_SECONDS)
     if failures:
         raise ProjectiondError("\n".join(failures))
+
+
+def has_stopped(now: Checkpoint) -> bool:
+    """Say whether a rebuild beside the live tables cannot go on; what it only waits for will pass."""
+    return now.is_rebuilt_beside and bool(now.rebuild_error) and not str(now.rebuild_error).startswith("retrying: ")
+
+
+def stopped_sentence(now: Checkpoint) -> str:
+    """Say what keeps a rebuild from going on, and what becomes of it."""
+    return (
+        f'the rebuild of "{now.name}" has stopped at {now.rebuild_position}: {now.rebuild_error} (it is tried again '
+        "after a minute, and the live tables are kept up to date; setting the status to running calls it off)"
+    )
+
+
+def _rebuilt_upto(now: Checkpoint) -> int:
+    if now.is_rebuilt_beside:
+        return now.rebuild_position
+    return now.position if now.is_reset else 0
 
 
 def _follow(db: Connection, name: str, arrival: Arrival, *, timeout_seconds: float | None) -> Checkpoint:
