@@ -1,8 +1,8 @@
 """The build: what a projection's tables were made by, one row of `projection_builds`.
 
 It is recorded in the transaction that makes it true: with the checkpoint row of a projection that begins on empty
-tables, and with the end of a rebuild. Tables whose origin nobody wrote down, made before there were such rows, are taken
-to be of the code that is found first: *adopted*.
+tables, and with the end of a rebuild. Tables whose origin nobody wrote down, made before there were such rows, are
+taken to be of the code that is found first: *adopted*.
 """
 
 from dataclasses import dataclass
