@@ -202,6 +202,35 @@ def test_types_functions_and_views_of_the_schema_go_with_the_tables(sides: Sides
     assert sides.rows("sad_orders") == [(1,)]
 
 
+def test_a_trigger_function_that_others_use_too_stays_where_it_is(sides: Sides) -> None:
+    function = """
+        CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN NEW.note := 'touched'; RETURN NEW; END $$;
+    """
+    trigger = """
+        CREATE TRIGGER "a b" BEFORE INSERT ON orders FOR EACH ROW WHEN (NEW.m = 'sad'::mood) EXECUTE FUNCTION touch();
+    """
+    sides.live(f"""
+        {function}
+        CREATE TABLE others (note text);
+        CREATE TRIGGER t BEFORE INSERT ON others FOR EACH ROW EXECUTE FUNCTION touch();
+    """)
+    sides.both("CREATE TYPE mood AS ENUM ('sad')")
+    sides.live(f"CREATE TABLE orders (m mood, note text); {trigger}")
+    sides.built(f"{function} CREATE TABLE orders (m mood, note text, more int); {trigger}")
+    checkpoint(sides, 1)
+    with sides.db.transaction():
+        swap(sides.db, "orders", sides.pairs("orders"))
+        sides.db.execute(f"DROP SCHEMA {SPACE} CASCADE".encode())
+    sides.live("INSERT INTO orders VALUES ('sad')")
+    assert sides.rows("orders", "note") == [("touched",)]
+    with sides.db.transaction():
+        roll_back(sides.db, "orders")
+    sides.live("INSERT INTO orders VALUES ('sad'); INSERT INTO others DEFAULT VALUES")
+    assert forget(sides.db, "orders")
+    assert sides.rows("orders", "note") == sides.rows("others", "note") == [("touched",)]
+
+
 def test_a_new_table_goes_with_a_way_back(sides: Sides) -> None:
     sides.live("CREATE TABLE orders (id int PRIMARY KEY)")
     sides.built("CREATE TABLE orders (id int PRIMARY KEY, n int); CREATE TABLE lines (id int)")
@@ -277,6 +306,43 @@ def test_a_table_that_is_not_declared_is_not_taken_along(sides: Sides) -> None:
     sides.built("CREATE TABLE orders (id int PRIMARY KEY, country int REFERENCES countries)")
     with pytest.raises(ConfigurationError, match="refer to countries"):
         refuse_swap(sides.db, "orders", sides.pairs("orders"))
+
+
+def test_a_table_that_is_not_declared_and_refers_to_one_that_is_goes_with_the_space(sides: Sides) -> None:
+    sides.live("CREATE TABLE orders (id int PRIMARY KEY)")
+    sides.built("CREATE TABLE orders (id int PRIMARY KEY, n int); CREATE TABLE extra (o int REFERENCES orders)")
+    checkpoint(sides, 1)
+    with sides.db.transaction():
+        swap(sides.db, "orders", sides.pairs("orders"))
+        sides.db.execute(f"DROP SCHEMA {SPACE} CASCADE".encode())
+    assert sides.db.execute("SELECT to_regclass('orders'), to_regclass('extra')").fetchall() == [("orders", None)]
+
+
+def test_a_role_that_is_no_superuser_swaps_the_tables_of_another(sides: Sides, role: str) -> None:
+    daemon = f"daemon_{sides.database.name}"
+    sides.live(f"""
+        CREATE ROLE {daemon};
+        GRANT {role} TO {daemon};
+        GRANT CREATE ON DATABASE {sides.database.name} TO {daemon};
+        GRANT CREATE ON SCHEMA public TO {daemon};
+        GRANT SELECT, INSERT, UPDATE, DELETE ON projection_checkpoints, projection_dead_letters TO {daemon};
+        ALTER SCHEMA {SPACE} OWNER TO {daemon};
+        CREATE TABLE orders (id serial PRIMARY KEY);
+        ALTER TABLE orders OWNER TO {role};
+    """)
+    checkpoint(sides, 1)
+    owner = "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = to_regclass(%s)"
+    try:
+        sides.live(f"SET ROLE {daemon}")
+        sides.built("CREATE TABLE orders (id serial PRIMARY KEY, n int)")
+        run_swap(sides, "orders")
+        assert sides.db.execute(owner, ["orders"]).fetchall() == [(role,)]
+        with sides.db.transaction():
+            roll_back(sides.db, "orders")
+        assert sides.db.execute(owner, ["orders"]).fetchall() == [(role,)]
+        assert forget(sides.db, "orders")
+    finally:
+        sides.live(f"RESET ROLE; DROP OWNED BY {daemon} CASCADE; DROP ROLE {daemon}")
 
 
 def test_a_reader_in_the_way_is_waited_for_briefly_and_nothing_is_lost(sides: Sides, database: Database) -> None:

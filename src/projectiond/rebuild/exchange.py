@@ -17,6 +17,7 @@ from projectiond.database import Connection
 from projectiond.errors import ConfigurationError
 from projectiond.rebuild.catalogue import names_relative_to, trusted
 from projectiond.rebuild.tables import BOOKKEEPING, OWN_PREFIX, Pair
+from projectiond.rebuild.triggers import Trigger, find_twins, read_triggers
 
 Catalogue = Literal["pg_class", "pg_type", "pg_proc", "pg_statistic_ext"]
 
@@ -46,6 +47,8 @@ class Exchange:
     home: str
     built: tuple[Thing, ...]
     live: tuple[Thing, ...]
+    triggers: tuple[Trigger, ...] = ()
+    """Those of built tables whose function does not move."""
 
     def namesakes(self) -> list[tuple[Thing, Thing]]:
         """Give what is on both sides, live and built."""
@@ -164,11 +167,12 @@ need (class, oid, sub, user_class, user_oid, used_class, used_oid) AS (
 )
 """
 
-# Parameters: classes, oids.  Rows: (catalogue, oid) of what these need, and what needs these.
+# Parameters: classes, oids.  Rows: (catalogue, oid) of what one of these needs, (catalogue, oid) of that one, and the
+# catalogue of the part of it that does.
 _NEEDED: LiteralString = (
     PARTS  # noqa: S608 - two constants
     + """
-SELECT DISTINCT used_class::regclass::text, used_oid, user_class::regclass::text, user_oid
+SELECT DISTINCT used_class::regclass::text, used_oid, user_class::regclass::text, user_oid, class::regclass::text
 FROM need
 WHERE (used_class, used_oid) IN (SELECT * FROM unnest(%(classes)s::regclass[]::oid[], %(oids)s::oid[]))
     AND (user_class, user_oid) IN (SELECT * FROM unnest(%(classes)s::regclass[]::oid[], %(oids)s::oid[]))
@@ -200,7 +204,8 @@ def plan(db: Connection, pairs: Sequence[Pair]) -> Exchange:
     row = db.execute("SELECT current_schema()").fetchone()
     home = homes.pop() if homes else str(row and row[0])
     declared = {pair.built.oid for pair in pairs}
-    built = _select(db, find_things(db, space, beside=home), declared)
+    twins = find_twins(db, space, home)
+    built = _select(db, find_things(db, space, beside=home), declared, twins)
     strangers = [
         thing.name for thing in built if thing.is_table and thing.oid not in declared | _partitions(db, declared)
     ]
@@ -222,7 +227,8 @@ def plan(db: Connection, pairs: Sequence[Pair]) -> Exchange:
         for thing in find_things(db, home)
         if thing.is_table and thing.oid in partitions and ("pg_class", thing.name) in names
     )
-    return Exchange(space, home, built, live)
+    staying = twins - {thing.oid for thing in built if thing.catalogue == "pg_proc"}
+    return Exchange(space, home, built, live, tuple(read_triggers(db, staying, space, home)))
 
 
 def find_things(db: Connection, schema: str, *, beside: str | None = None) -> list[Thing]:
@@ -249,11 +255,15 @@ def move(db: Connection, things: Iterable[Thing], schema: str) -> None:
         db.execute(SQL("ALTER {} {} SET SCHEMA {}").format(trusted(verb), trusted(identity), Identifier(schema)))
 
 
-def _select(db: Connection, things: Sequence[Thing], declared: set[int]) -> tuple[Thing, ...]:
+def _select(db: Connection, things: Sequence[Thing], declared: set[int], twins: set[int]) -> tuple[Thing, ...]:
     """Give the tables, what they need, and what is no table and needs them."""
     known = {(thing.catalogue, thing.oid): thing for thing in things}
     parameters = {"classes": [catalogue for catalogue, _ in known], "oids": [oid for _, oid in known]}
-    edges = [((a, b), (c, d)) for a, b, c, d in db.execute(_NEEDED, parameters)]
+    edges = [
+        ((used_in, used), (user_in, user))
+        for used_in, used, user_in, user, part in db.execute(_NEEDED, parameters)
+        if not (part == "pg_trigger" and used_in == "pg_proc" and used in twins)
+    ]
     partitions = _partitions(db, declared)
     chosen = {
         key for key, thing in known.items() if thing.catalogue == "pg_class" and thing.oid in declared | partitions

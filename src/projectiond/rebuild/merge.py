@@ -89,7 +89,7 @@ def _merge(db: Connection, matches: Sequence[Match]) -> tuple[TableChange, ...]:
     counted = _change(db, matches)
     left = [0] * len(matches)
     if _has_side_effects(db, matches):
-        left = _repeat(db, matches, sum(map(sum, counted)))
+        left = _repeat(db, matches)
     for match in matches:
         _move_sequences(db, match)
     return tuple(
@@ -115,11 +115,12 @@ def _run(db: Connection, matches: Sequence[Match], *, is_in_place: bool) -> list
     return [(row[at], row[at + 1], row[at + 2]) for at in range(0, len(row), 3)]
 
 
-def _repeat(db: Connection, matches: Sequence[Match], before: int) -> list[int]:
+def _repeat(db: Connection, matches: Sequence[Match]) -> list[int]:
     """Compare and change again while that brings the tables closer; give how many rows still differ."""
-    left = _differing(db, matches)
-    for round_ in range(2, MAX_ROUNDS + 1):
-        if not any(left) or (round_ > 2 and sum(left) >= before):  # noqa: PLR2004 - triggers may have changed many more
+    left, before = _differing(db, matches), None
+    for _ in range(MAX_ROUNDS - 1):
+        # The first time there may be more than was to be changed at first, for who knows what a trigger does.
+        if not any(left) or (before is not None and sum(left) >= before):
             break
         before = sum(left)
         _change(db, matches)

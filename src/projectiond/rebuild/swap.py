@@ -21,6 +21,7 @@ from projectiond.rebuild.dependents import refuse_swap
 from projectiond.rebuild.exchange import Exchange, Thing, move, plan
 from projectiond.rebuild.rights import carry_rights, carry_sequences
 from projectiond.rebuild.tables import Pair, TableChange, TablesBusyError, lock_tables
+from projectiond.rebuild.triggers import make_again
 
 RETIRED_PREFIX: Final = "projectiond_retired_"
 
@@ -90,6 +91,7 @@ def swap(db: Connection, name: str, pairs: Sequence[Pair]) -> tuple[TableChange,
         try:
             move(db, exchange.live, schema)
             move(db, exchange.built, exchange.home)
+            make_again(db, exchange.triggers, exchange.home)
             for policy in policies:
                 db.execute(policy.statement)
         except errors.LockNotAvailable as error:
