@@ -34,13 +34,26 @@ COLUMN_TYPES = {
     "mood[]": ["{}", "{sad,NULL}", "{happy}"],
     "amount": ["0.00", "12.50"],
     "place": ["(1,x)", "(1,)", "(,)"],
+    "label": ["a", "b"],
+    'label COLLATE "C"': ["a", "b"],
     "double precision": ["0", "-0", "NaN", "0.1"],
     "integer[]": ["{}", "{1,NULL}", "[5:5]={1}"],
     "timestamptz": ["2024-01-01 00:00:00+00", "infinity"],
     "bytea": ["\\x00ff", ""],
     "xid": ["1", "2"],
 }
-KEY_TYPES = ["integer", "numeric", "text", "mood", "amount", "integer[]", "timestamptz", "bytea"]
+KEY_TYPES = [
+    "integer",
+    "numeric",
+    "text",
+    "mood",
+    "amount",
+    "label",
+    'label COLLATE "C"',
+    "integer[]",
+    "timestamptz",
+    "bytea",
+]
 NAMES = ["id", "Order", "a b", 'q"uote', "100%", "select", "{brace}", "c0", "l", "naïve"]
 
 
@@ -95,6 +108,7 @@ def make_types(sides: Sides, schema: str) -> None:
     sides.db.execute("CREATE TYPE mood AS ENUM ('sad', 'happy')")
     sides.db.execute("CREATE DOMAIN amount AS numeric(10, 2) CHECK (VALUE >= 0)")
     sides.db.execute("CREATE TYPE place AS (x integer, y text)")
+    sides.db.execute('CREATE DOMAIN label AS text COLLATE "POSIX"')
     sides.db.execute("SET LOCAL search_path = public")
 
 

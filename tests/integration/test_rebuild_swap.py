@@ -231,6 +231,24 @@ def test_a_trigger_function_that_others_use_too_stays_where_it_is(sides: Sides) 
     assert sides.rows("orders", "note") == sides.rows("others", "note") == [("touched",)]
 
 
+def test_a_trigger_function_that_has_changed_takes_the_place_of_the_old_one(sides: Sides) -> None:
+    for run, word in ((sides.live, "old"), (sides.built, "new")):
+        run(f"""
+            CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN NEW.note := '{word}'; RETURN NEW; END $$;
+            CREATE TABLE orders (note text);
+            CREATE TRIGGER t BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION touch();
+        """)
+    checkpoint(sides, 1)
+    run_swap(sides, "orders")
+    sides.live("INSERT INTO orders VALUES (NULL)")
+    assert sides.rows("orders") == [("new",)]
+    with sides.db.transaction():
+        roll_back(sides.db, "orders")
+    sides.live("INSERT INTO orders VALUES (NULL)")
+    assert sides.rows("orders") == [("old",)]
+
+
 def test_a_new_table_goes_with_a_way_back(sides: Sides) -> None:
     sides.live("CREATE TABLE orders (id int PRIMARY KEY)")
     sides.built("CREATE TABLE orders (id int PRIMARY KEY, n int); CREATE TABLE lines (id int)")
@@ -286,6 +304,10 @@ def test_the_tables_of_the_swap_before_last_are_dropped(sides: Sides) -> None:
 def test_whatever_hangs_on_a_table_is_found_before_it_is_swapped(sides: Sides, statement: str, found: str) -> None:
     sides.both("CREATE TABLE orders (id serial PRIMARY KEY, total int); CREATE INDEX ON orders (total)")
     sides.both("CREATE TABLE lines (id int PRIMARY KEY, o int REFERENCES orders)")
+    # What the tables themselves refer to does not hang on them.
+    sides.live(
+        "CREATE TABLE customers (id int PRIMARY KEY); ALTER TABLE orders ADD FOREIGN KEY (id) REFERENCES customers"
+    )
     assert dependents(sides.db, sides.pairs("orders", "lines")) == ()
     if "TO notes" in statement:
         sides.live("CREATE TABLE notes (id int)")
