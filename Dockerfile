@@ -34,7 +34,9 @@ ENV PATH=/opt/projectiond/bin:$PATH \
 USER 10001:10001
 # drain_seconds (20) must fit into what the runtime grants after this: docker run --stop-timeout 30.
 STOPSIGNAL SIGTERM
-# No HEALTHCHECK: a daemon that has lost its database is healthy and waits; restarting it would not help.
-# A dead or stuck worker is the supervisor's to restart, and a dead supervisor ends the container.
+# A daemon that has lost its database is healthy and waits. With PROJECTIOND_HTTP_PORT=0 there is nobody to ask: run it
+# with --no-healthcheck then.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request as web; web.urlopen('http://127.0.0.1:' + os.environ.get('PROJECTIOND_HTTP_PORT', '8790') + '/healthz', timeout=4)"]
 ENTRYPOINT ["projectiond"]
 CMD ["run"]

@@ -1,5 +1,6 @@
 """What Dockerfile and systemd units promise: no root, signals reach the daemon, and time enough to drain."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -60,6 +61,23 @@ def test_the_daemon_is_the_process_that_docker_signals() -> None:
     assert argument_of("ENTRYPOINT") == '["projectiond"]'
     assert argument_of("CMD") == '["run"]'
     assert argument_of("STOPSIGNAL") == "SIGTERM"
+
+
+def test_the_image_asks_for_its_health_at_the_port_of_the_settings() -> None:
+    check = argument_of("HEALTHCHECK")
+    command = json.loads(check[check.index("CMD ") + 4 :])
+    assert command[:2] == ["python", "-c"]
+    compile(command[2], "HEALTHCHECK", "exec")
+    assert f"'PROJECTIOND_HTTP_PORT', '{Settings().http_port}'" in command[2]
+    assert "/healthz" in command[2]
+    configuration = tomllib.loads((ROOT / "config" / "production.toml").read_text())
+    assert configuration["http_port"] == Settings().http_port
+
+
+def test_the_guide_probes_what_there_is() -> None:
+    guide = GUIDE.read_text()
+    assert f"containerPort: {Settings().http_port}" in guide
+    assert set(re.findall(r"httpGet: \{path: (\S+), port: http\}", guide)) == {"/healthz", "/readyz"}
 
 
 def test_the_image_is_made_without_build_tools() -> None:
