@@ -133,6 +133,12 @@ class _Reach:
                 self._take_import(star, name, attributes)
 
     def _take_import(self, module_name: str, name: str | None, attributes: Sequence[str]) -> None:
+        if self._sources.is_above(module_name):
+            # A namespace package: what is the plugin's stands further down.
+            path = [*attributes] if name is None else [name, *attributes]
+            if path:
+                self._take_import(f"{module_name}.{path[0]}", None, path[1:])
+            return
         if not self._sources.is_own(module_name):
             return
         if name is not None and name not in self._names_of(module_name):

@@ -67,6 +67,10 @@ class Sources:
         """Say whether a module belongs to the plugin."""
         return module_name == self.root or module_name.startswith(f"{self.root}.")
 
+    def is_above(self, module_name: str) -> bool:
+        """Say whether a module is a namespace package that the plugin stands in."""
+        return self.root.startswith(f"{module_name}.")
+
     def find(self, module_name: str) -> Module | None:
         """Return a module of the plugin; None when there is none of the name, or its source cannot be read."""
         if module_name not in self._modules:

@@ -1,6 +1,7 @@
 """What of a plugin's files counts as a change of the projection, and what does not."""
 
 import dataclasses
+import importlib
 import importlib.machinery
 import importlib.util
 import json
@@ -419,3 +420,73 @@ def test_what_stands_between_quotes_counts_as_it_is() -> None:
     for quoted in (r"E'it\'s  --'", "'it''s  --'", '"a  b"', "$x$ a  -- b $x$", "$$ a  b $$"):
         assert digest_of_sql(f"SELECT {quoted}") != digest_of_sql(f"SELECT {quoted.replace('  ', ' ')}")
         assert digest_of_sql(f"SELECT {quoted} -- all") == digest_of_sql(f"SELECT   {quoted}")
+
+
+INSTALLED = {
+    "acme/shop/__init__.py": "from .money import cents",
+    "acme/shop/money.py": "def cents(x):\n    return 100 * x\n",
+    "acme/shop/rates.py": "VAT = 19\nDUTY = 1\n",
+    "acme/shop/later.py": "from .later_still import late\n",
+    "acme/shop/later_still.py": "def late(x):\n    return x\n",
+    "acme/shop/stars.py": "from .money import *\nALL = 1\n",
+    "acme/other/lib.py": "def elsewhere(x):\n    return x\n",
+    "acme/shop/projections/__init__.py": "",
+    "acme/shop/projections/orders.py": """
+import acme.shop.rates
+from acme import shop
+from acme.other.lib import elsewhere
+from acme.shop import cents
+from projectiond import Projection, handles
+from ..stars import *
+
+class Orders(Projection):
+    tables = ("orders",)
+
+    @handles("A")
+    def a(self, event, db):
+        from ..later import late
+        print(cents(acme.shop.rates.VAT), late(shop.rates.DUTY), ALL, elsewhere(1))
+""",
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("acme/shop/money.py", "100 * x", "x", ("money.cents changed",)),
+        ("acme/shop/rates.py", "VAT = 19", "VAT = 20", ("rates.VAT changed",)),
+        ("acme/shop/rates.py", "DUTY = 1", "DUTY = 2", ("rates.DUTY changed",)),
+        ("acme/shop/later_still.py", "return x", "return -x", ("later_still.late changed",)),
+        ("acme/shop/stars.py", "ALL = 1", "ALL = 2", ("stars.ALL changed",)),
+        ("acme/shop/projections/orders.py", "ALL, ", "ALL, 2, ", ("Orders.a changed",)),
+        # Another distribution's, whatever namespace it shares.
+        ("acme/other/lib.py", "return x", "return -x", ()),
+    ],
+)
+def test_of_an_installed_package_all_its_modules_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, old: str, new: str, said: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    taken = []
+    for version in ("before", "after"):
+        root = tmp_path / version
+        for name, text in INSTALLED.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text.replace(old, new) if (name, version) == (file, "after") else text)
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(root)
+            for imported in [name for name in sys.modules if name.partition(".")[0] == "acme"]:
+                del sys.modules[imported]
+            taken.append(define(importlib.import_module("acme.shop.projections.orders").Orders).fingerprint)
+    assert compare(*taken).parts == said
+
+
+def test_a_long_chain_of_functions_is_followed_to_its_end(tmp_path: Path) -> None:
+    helpers = (
+        "\n".join(f"def h{n}(x):\n    return h{n + 1}(x) + {n}" for n in range(300)) + "\ndef h300(x):\n    return x"
+    )
+    text = FILE.format(kind="Projection", above=helpers, body='    @handles("A")\n    def a(self, event, db): h0(1)')
+    (tmp_path / "orders.py").write_text(text)
+    code = load_projections([tmp_path], {}).definitions[0].fingerprint.code
+    assert code is not None
+    assert len(code) == 303
