@@ -12,7 +12,7 @@ from projectiond.errors import ConfigurationError
 from projectiond.kinds.kind import AuthorCode
 from projectiond.kinds.relation import InSql, RangeReader
 from projectiond.projection import SqlProjection
-from projectiond.recorder import Slot
+from projectiond.recorder import nowhere
 
 Conn = psycopg.Connection[Any]
 
@@ -28,7 +28,7 @@ CREATE TABLE totals (name text PRIMARY KEY, count bigint NOT NULL, sum bigint NO
 
 def make_author() -> AuthorCode:
     """Make an author whose events nobody records."""
-    return AuthorCode(Slot(bytearray(1024), 0))
+    return AuthorCode(nowhere())
 
 
 def make_kind_of(projection: SqlProjection, event_types: tuple[str, ...] | None) -> InSql:
