@@ -678,8 +678,8 @@ CREATE TABLE IF NOT EXISTS projection_rebuild_history (
 -- On the checkpoint of a replay, in a schema of its own beside the live tables: the last statement of each of its
 -- transactions comes by here. It sees that nothing outside of that schema was written (whoever writes a table holds a
 -- lock on it until the transaction ends), and moves the rebuild's row along, so that pausing it and calling it off hold
--- at once. Its argument is the rebuild's id; a replay that belongs to no rebuild has none. PJ008: something outside was
--- written.
+-- at once. Its argument is the rebuild's id, which the replay's sessions must know: a schema of the same name may have
+-- taken the place of theirs. A replay that belongs to no rebuild has none. PJ008: something outside was written.
 DO $do$
 BEGIN
     EXECUTE format($create$
@@ -709,6 +709,9 @@ BEGIN
                 RETURN NEW;
             END IF;
             IF NEW.last_sequence_number IS DISTINCT FROM OLD.last_sequence_number THEN
+                IF current_setting('projectiond.replay', true) IS DISTINCT FROM TG_ARGV[0] THEN
+                    RAISE EXCEPTION 'the rebuild is another one now' USING ERRCODE = 'PJ002';
+                END IF;
                 UPDATE %1$I.projection_rebuilds
                 SET position_sequence_number = NEW.last_sequence_number,
                     error_message = NULL

@@ -266,17 +266,17 @@ def connect(
 
 
 def open_pool(
-    dsn: str, *, role: str, statement_timeout_seconds: float, size: int, first_schema: str = ""
+    dsn: str, *, role: str, statement_timeout_seconds: float, size: int, first_schema: str = "", replay_id: str = ""
 ) -> ConnectionPool[Connection]:
     """Open a pool of at most ``size`` connections; it connects in the background and never raises here.
 
-    With ``first_schema`` its sessions look for tables there before they look anywhere else.
+    With ``first_schema`` its sessions look for tables there before they look anywhere else; ``replay_id`` is whose.
     """
     return ConnectionPool(
         dsn,
         connection_class=Connection,
         kwargs=dict(_parameters(role)),
-        configure=lambda db: configure(db, statement_timeout_seconds, first_schema),
+        configure=lambda db: configure(db, statement_timeout_seconds, first_schema, replay_id),
         min_size=1,
         max_size=size,
         timeout=POOL_TIMEOUT_SECONDS,
@@ -297,11 +297,11 @@ def borrow(pool: ConnectionPool[Connection]) -> Iterator[Connection]:
                 db.close()
 
 
-def configure(db: Connection, statement_timeout_seconds: float, first_schema: str = "") -> None:
+def configure(db: Connection, statement_timeout_seconds: float, first_schema: str = "", replay_id: str = "") -> None:
     """Set the session's time-out, isolation level, keepalives and search_path, and note which server it is."""
     timeout = str(int(statement_timeout_seconds * 1000))
     if first_schema:
-        db.execute(sql.PUT_SCHEMA_FIRST, {"schema": first_schema})
+        db.execute(sql.ENTER_SPACE, {"schema": first_schema, "replay_id": replay_id})
     *_, db.search_path, db.incarnation = fetch_row(db, sql.CONFIGURE_SESSION, {"statement_timeout": timeout})
     db.opened_at = time.monotonic()
 

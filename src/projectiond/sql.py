@@ -35,9 +35,11 @@ SELECT
     pg_postmaster_start_time()
 """
 
-# Parameters: schema.  For the session.
-PUT_SCHEMA_FIRST: LiteralString = """
-SELECT set_config('search_path', quote_ident(%(schema)s) || ', ' || current_setting('search_path'), false)
+# Parameters: schema, replay_id.  For the session of a replay; the trigger on its checkpoint asks whose it is.
+ENTER_SPACE: LiteralString = """
+SELECT
+    set_config('search_path', quote_ident(%(schema)s) || ', ' || current_setting('search_path'), false),
+    set_config('projectiond.replay', %(replay_id)s, false)
 """
 
 # Rows: one (the process id of this session's server process).

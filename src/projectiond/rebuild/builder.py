@@ -168,6 +168,7 @@ class Builder:
             resolve_limits(self._definition, self._settings),
             self._slot,
             statement_timeout_seconds=self._settings.statement_timeout_seconds,
+            rebuild_id=space.rebuild_id,
             careful_upto=self._careful_upto,
             share=self._settings.rebuild_max_share,
         )

@@ -23,6 +23,7 @@ from psycopg.sql import SQL, Identifier
 from psycopg.types.json import Jsonb
 
 from projectiond import sql
+from projectiond.build import record_build
 from projectiond.database import Connection
 from projectiond.definition import Definition
 from projectiond.errors import ConflictError
@@ -94,6 +95,7 @@ def finish(db: Connection, definition: Definition, space: Space, replay: Replay)
             "tables": Jsonb([asdict(change) for change in changes]),
         }
         db.execute(statements.WRITE_HISTORY, told)
+        record_build(db, definition)
         db.execute(statements.DROP_DEAD_LETTERS, name)
         db.execute(SQL(statements.TAKE_DEAD_LETTERS).format(space=Identifier(space.schema)))
         db.execute(SQL(statements.TAKE_CHECKPOINT).format(space=Identifier(space.schema)), name)

@@ -11,6 +11,7 @@ Called by the builder, and by whatever else wants a read model as its history gi
 """
 
 import time
+import uuid
 from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
@@ -42,6 +43,7 @@ class Replay:
         slot: Slot,
         *,
         statement_timeout_seconds: float,
+        rebuild_id: uuid.UUID | None = None,
         careful_upto: int = 0,
         share: float = 1.0,
     ) -> None:
@@ -54,6 +56,8 @@ class Replay:
             limits: As of the live projection.
             slot: Where to note the event in hand.
             statement_timeout_seconds: As of the live projection.
+            rebuild_id: The rebuild that the space belongs to, if it belongs to one: should another one's space have
+                taken the place of this, nothing is committed there.
             careful_upto: Apply event by event up to this sequence number, because a process died over it.
             share: Of the time that it may work; the rest it sleeps.
         """
@@ -68,6 +72,7 @@ class Replay:
             statement_timeout_seconds=statement_timeout_seconds,
             size=POOL_SIZE,
             first_schema=schema,
+            replay_id=str(rebuild_id or ""),
         )
         self._runner = Runner(
             definition, limits, self._pool, lambda _: self._upto, slot, careful_upto=careful_upto, is_replay=True

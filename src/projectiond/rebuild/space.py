@@ -234,8 +234,9 @@ def _refuse_qualified(definition: Definition) -> None:
 
 def _refuse_strays(db: Connection, definition: Definition, schema: str) -> None:
     """See that the author's DDL has made the tables in the space, and has left all others alone."""
-    tables = [Identifier(table).as_string(db) for table in definition.tables]
-    strays = [str(row[0]) for row in db.execute(statements.STRAY_TABLES, {"schema": schema, "tables": tables})]
+    tables = {Identifier(table).as_string(db): table for table in definition.tables}
+    parameters = {"schema": schema, "tables": list(tables)}
+    strays = [tables[quoted] for (quoted,) in db.execute(statements.STRAY_TABLES, parameters)]
     in_place = f'rebuild it in place with "projectiond rebuild {definition.name} --in-place"'
     if strays:
         raise ConfigurationError(

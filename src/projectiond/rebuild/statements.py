@@ -319,7 +319,7 @@ TRY_SPACE: LiteralString = "SELECT pg_try_advisory_lock(hashtextextended('projec
 BEGIN_SNAPSHOT: LiteralString = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 TAKE_SNAPSHOT: LiteralString = "SELECT 1"
 
-# Parameters: moment.  Rows: one (the first sequence number that was made later, or null).  Index: the one on created_at.
+# Parameters: moment.  Rows: one (the first sequence number made later, or null).  Index: the one on created_at.
 FIRST_AFTER: LiteralString = """
 SELECT min(sequence_number)
 FROM event_store
