@@ -3,6 +3,7 @@
 import contextlib
 import json
 import signal
+import socket
 import subprocess
 import sys
 import uuid
@@ -584,7 +585,9 @@ def test_catchup_applies_everything_and_leaves_out_what_an_operator_paused(
 ) -> None:
     append_many(db, 200)
     assert site.run("pause", "tableless").code == 0
-    result = site.run("catchup")
+    # Beside a daemon it must not want the daemon's port.
+    with socket.create_server(("127.0.0.1", 0)) as daemons_port:
+        result = site.run("catchup", http_port=daemons_port.getsockname()[1])
     assert result.code == 0
     assert "counter is at 200: it has everything up to 200" in result.out
     assert "left out tableless: an operator has paused it at 0" in result.out

@@ -61,7 +61,8 @@ def catchup(context: typer.Context) -> None:
     _send_log_to_stderr()
     pursuit = _Pursuit(target, names, upto)
     level: Literal["debug", "warning"] = "debug" if options.is_debug else "warning"
-    settings = target.settings.model_copy(update={"log_level": level})
+    # Without HTTP: it may run beside the daemon, whose port that is.
+    settings = target.settings.model_copy(update={"log_level": level, "http_port": 0})
     logs.configure_logging(settings.log_format, settings.log_level, stream=sys.stderr)
     with pursuit.progress:
         code = Supervisor(settings, until=pursuit.is_over).run()
