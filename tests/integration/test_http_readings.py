@@ -129,7 +129,6 @@ class TestReadings:
     def test_while_the_database_hangs_the_last_reading_is_given_and_said_to_be_old(
         self, readings: Readings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(readings_module, "PATIENCE_SECONDS", 0.05)
         released = threading.Event()
         take = readings._take
 
@@ -139,16 +138,16 @@ class TestReadings:
 
         async def story() -> tuple[Reading, Reading, Reading]:
             good = await readings.get()
+            monkeypatch.setattr(readings_module, "PATIENCE_SECONDS", 0.05)
             monkeypatch.setattr(readings, "_take", hang)
             readings._next_at = 0.0
             return good, await readings.get(), await readings.get()
 
-        monkeypatch.setattr(readings, "_take", take)
         good, *hanging = asyncio.run(story())
         assert good.error == ""
         for reading in hanging:
             assert reading.overview is good.overview
-            assert reading.error == "the database has not answered for 0 s"
+            assert reading.error.startswith("the database has not answered for ")
             assert reading.was_away(time.monotonic())
         released.set()
         eventually(lambda: readings.current().error == "", 5, "it did not go on")
