@@ -4,8 +4,8 @@ Written by a worker's runners, its watcher and its main thread; read by the supe
 part of the flight recorder's memory (``recorder``), so they are there when the worker is stopped or was killed, and
 nobody has to ask it.
 
-Each block of numbers has one writer, a thread, and needs no lock: a number is eight bytes at an address that is a
-multiple of eight, stored in one piece.  Numbers are written one after the other, so a reader, and whoever reads after
+Each number has one writer at a time and needs no lock: it is eight bytes at an address that is a multiple of eight,
+stored in one piece.  Numbers are written one after the other, so a reader, and whoever reads after
 SIGKILL, may see a transaction counted and its duration not yet.  A histogram's count is therefore never stored: it is
 the sum of its buckets.  A transaction is counted after its COMMIT, so a kill in between leaves it uncounted; what is
 counted has happened.
