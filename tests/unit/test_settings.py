@@ -64,7 +64,7 @@ class TestSources:
         assert faults_of(file) == [
             (
                 "database_url is not set, but require_database_url is true: "
-                f"set DATABASE_URL to the database's address ({file})"
+                f"set DATABASE_URL to the database's address, or database_url_file to a file with it ({file})"
             )
         ]
 
@@ -81,6 +81,8 @@ class TestSources:
             "batch_size": ("7", 7),
             "checkpoint_every": ("3", 3),
             "catchup_transaction_seconds": ("0.25", 0.25),
+            "rebuild_max_share": ("0.5", 0.5),
+            "rebuild_niceness": ("19", 19),
             "snapshot_threshold": ("9", 9),
             "poll_interval_seconds": ("0.25", 0.25),
             "wakeup": ("poll", "poll"),
@@ -103,7 +105,7 @@ class TestSources:
         environment.setenv("PROJECTIOND_DATABASE_URL", URL)
         settings = load_settings()
         assert {name: getattr(settings, name) for name in wanted} == {n: v for n, (_, v) in wanted.items()}
-        assert set(wanted) | {"database_url", "projection"} == set(Settings.model_fields)
+        assert set(wanted) | {"database_url", "database_url_file", "projection"} == set(Settings.model_fields)
 
     def test_our_own_variable_beats_database_url_and_both_beat_the_file(self, environment: pytest.MonkeyPatch) -> None:
         file = write('database_url = "postgresql://file/x"')
@@ -299,6 +301,72 @@ class TestDatabaseUrl:
         with pytest.raises(ValidationError) as caught:
             Settings(database_url="postgresql+x://app:s3cret@h/x")
         assert "s3cret" not in str(caught.value)
+
+
+class TestDatabaseUrlFile:
+    @pytest.fixture(autouse=True)
+    def secret(self) -> Path:
+        path = Path("secret")
+        path.write_text(URL + "\n")
+        return path
+
+    def test_its_content_is_the_address(self, environment: pytest.MonkeyPatch) -> None:
+        assert load_settings(write('database_url_file = "secret"')).database_dsn() == URL
+        environment.setenv("PROJECTIOND_DATABASE_URL_FILE", "secret")
+        settings = load_settings(ROOT / "config" / "production.toml")
+        assert settings.database_dsn() == URL
+        assert "s3cret" not in repr(settings)
+        assert Settings.from_wire(settings.to_wire()).database_dsn() == URL
+
+    def test_it_stands_where_the_address_itself_would(self, environment: pytest.MonkeyPatch) -> None:
+        file = write('database_url_file = "secret"')
+        environment.setenv("DATABASE_URL", "postgresql://general/x")
+        assert load_settings(file).database_dsn() == "postgresql://general/x"
+        environment.setenv("PROJECTIOND_DATABASE_URL_FILE", "secret")
+        assert load_settings(write('database_url = "postgresql://file/x"')).database_dsn() == URL
+
+    def test_both_in_one_source_are_refused(self, environment: pytest.MonkeyPatch) -> None:
+        assert faults_of(write('database_url_file = "secret"\ndatabase_url = "postgresql://h/x"')) == [
+            "both database_url and database_url_file are set in x.toml: leave one of them out"
+        ]
+        environment.setenv("PROJECTIOND_DATABASE_URL", URL)
+        environment.setenv("PROJECTIOND_DATABASE_URL_FILE", "secret")
+        both = "PROJECTIOND_DATABASE_URL and PROJECTIOND_DATABASE_URL_FILE"
+        assert faults_of() == [f"both {both} are set: leave one of them out"]
+
+    def test_a_file_that_gives_nothing_is_named_with_all_other_faults(self, environment: pytest.MonkeyPatch) -> None:
+        environment.setenv("PROJECTIOND_POOL_SIZE", "0")
+        environment.setenv("PROJECTIOND_REQUIRE_DATABASE_URL", "true")
+        environment.setenv("PROJECTIOND_DATABASE_URL_FILE", "none")
+        assert faults_of() == [
+            "database_url_file names none, which cannot be read (No such file or directory): "
+            "name one that the daemon's user may read",
+            "pool_size is 0 in PROJECTIOND_POOL_SIZE: must be at least 4",
+        ]
+
+    @pytest.mark.parametrize(
+        ("content", "why"),
+        [
+            (b" \n", "which is empty: write the value into it"),
+            (b"\xff", "which is no text in UTF-8"),
+            (b"x" * 100_000, "which is too long for a secret"),
+        ],
+    )
+    def test_what_is_no_secret_is_refused(
+        self, content: bytes, why: str, secret: Path, environment: pytest.MonkeyPatch
+    ) -> None:
+        secret.write_bytes(content)
+        environment.setenv("PROJECTIOND_DATABASE_URL_FILE", "secret")
+        assert faults_of() == [f"database_url_file names secret, {why}"]
+
+    def test_what_is_no_address_is_refused_without_a_word_of_it(
+        self, secret: Path, environment: pytest.MonkeyPatch
+    ) -> None:
+        secret.write_text("postgresql://app:s3c@ret@h/x")
+        environment.setenv("PROJECTIOND_DATABASE_URL_FILE", "secret")
+        (sentence,) = faults_of()
+        assert sentence.startswith(f"database_url in the file secret {LIKE}")
+        assert "ret@" not in sentence
 
 
 class TestSettings:

@@ -34,10 +34,13 @@ from projectiond.highwater import HighWaterMark, read_store_end
 from projectiond.limits import resolve_limits
 from projectiond.rebuild import space as spaces
 from projectiond.rebuild import statements
+from projectiond.rebuild.dependents import refuse_swap
 from projectiond.rebuild.finish import Finished, finish
 from projectiond.rebuild.marker import note_failure
 from projectiond.rebuild.replay import Replay
+from projectiond.rebuild.shape import finish_by
 from projectiond.rebuild.space import Space
+from projectiond.rebuild.tables import pair_tables
 from projectiond.recorder import Slot
 from projectiond.settings import Settings
 
@@ -145,6 +148,7 @@ class Builder:
         if not request.is_wanted or request.is_paused:
             return self._call_off(db)
         space = self._enter_space(db, request)
+        self._refuse_swap(db, space)
         mark = HighWaterMark()
         mark.reopen(db)
         with self._new_replay(space) as replay:
@@ -186,6 +190,13 @@ class Builder:
         because = {"reason": "the projection is not the one that it was begun with"} if is_outdated else {}
         self._log.info(logs.REBUILD_STARTED, space=space.schema, tables=self._definition.tables, **because)
         return space
+
+    def _refuse_swap(self, db: Connection, space: Space) -> None:
+        """See now, and not after hours of replaying, that the tables could change places if they have to."""
+        with db.transaction():
+            pairs = pair_tables(db, self._definition.tables, space.schema)
+            if finish_by(pairs).by == "swap":
+                refuse_swap(db, self._definition.name, pairs)
 
     def _find_mark(self, db: Connection, mark: HighWaterMark) -> int:
         """Say up to where everything is settled: so is what the live checkpoint stands for, if the store has it."""
