@@ -621,8 +621,29 @@ CREATE TABLE IF NOT EXISTS projection_dead_letters (
     error TEXT NOT NULL,
     attempts INT NOT NULL,
     failed_at TIMESTAMPTZ NOT NULL DEFAULT NOW(),
+    -- Somebody has asked for it to be tried again; a runner has begun to. Both are cleared when that has failed.
+    retry_requested_at TIMESTAMPTZ,
+    retry_begun_at TIMESTAMPTZ,
     PRIMARY KEY (projection_name, sequence_number)
 );
+
+DO $$
+BEGIN
+    IF NOT EXISTS (
+        SELECT FROM pg_attribute WHERE attrelid = 'projection_dead_letters'::regclass AND attname = 'retry_begun_at'
+    ) THEN
+        ALTER TABLE projection_dead_letters
+            ADD COLUMN retry_requested_at TIMESTAMPTZ,
+            ADD COLUMN retry_begun_at TIMESTAMPTZ;
+        RAISE NOTICE 'added columns to projection_dead_letters';
+    END IF;
+    -- Workers look once a second whether a retry is asked for; there may be a million letters.
+    IF to_regclass('idx_dead_letters_to_retry') IS NULL THEN
+        CREATE INDEX idx_dead_letters_to_retry ON projection_dead_letters (projection_name)
+            WHERE retry_requested_at IS NOT NULL AND retry_begun_at IS NULL;
+    END IF;
+END
+$$;
 
 -- A row is a rebuild in progress. Beside the live tables it appears together with the space in which the new ones are
 -- built (docs/adr/0010), and every transaction there moves position_sequence_number along; error_message has what keeps

@@ -39,7 +39,7 @@ from projectiond.kinds.kind import AuthorCode
 from projectiond.limits import Limits
 from projectiond.pace import Pace
 from projectiond.projection import SqlProjection
-from projectiond.reader import Asked, Batch, EventReader, Recent
+from projectiond.reader import Asked, Batch, EventReader, Recent, none_recent
 from projectiond.recorder import Slot
 
 
@@ -88,6 +88,7 @@ class Applier:
 
     def __init__(self, definition: Definition, limits: Limits, slot: Slot, recent: Recent) -> None:
         self._definition = definition
+        self._limits = limits
         self._author = AuthorCode(slot)
         self._kind = make_kind(definition, self._author)
         self._reader = make_reader(definition, limits, recent)
@@ -230,6 +231,36 @@ class Applier:
             # The transaction is committed: whatever is wrong with what comes next is said when its turn has come.
             with suppress(Exception):
                 self._ahead = _Ahead(asked.batch(), db.incarnation)
+        return advanced
+
+    def apply_alone(
+        self, db: Connection, checkpoint: Checkpoint, number: int, conclude: Callable[[], object]
+    ) -> Checkpoint:
+        """Apply one event at or below the checkpoint, which stays where it is; give the row as it is then.
+
+        Args:
+            db: In autocommit mode.
+            checkpoint: As this runner last read or wrote it.
+            number: The event's.
+            conclude: Called inside the transaction, after the compare-and-set.
+        """
+        self._reading = "reading the event"
+        # Not what is kept in memory: the event may have been mended since.
+        batch = make_reader(self._definition, self._limits, none_recent).ask(db, number - 1, number, 1).batch()
+        if not batch.count:
+            raise PoisonError(f"event {number} is gone, or of a type that the projection does not handle any more")
+        self._reading = ""
+        try:
+            with checkpoints.transaction(db, checkpoint):
+                with db.guarded():
+                    self._kind.load(db, batch)
+                    self._kind.apply(db, batch)
+                if db.has_failed:
+                    raise PoisonError(f"a statement failed, and {self.at_work} went on")
+                advanced = checkpoints.advance(db, checkpoint, checkpoint.position, last_event_id=None, applied=1)
+                conclude()
+        finally:
+            self._author.put_down()
         return advanced
 
     def _ask(self, db: Connection, after: int, mark: int, most: int) -> Asked:

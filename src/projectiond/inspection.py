@@ -76,7 +76,9 @@ FROM (VALUES
     ('projection_checkpoints', 'last_processed_at'),
     ('projection_checkpoints', 'events_processed'),
     ('projection_checkpoints', 'status'),
-    ('projection_checkpoints', 'error_message')
+    ('projection_checkpoints', 'error_message'),
+    ('projection_dead_letters', 'retry_requested_at'),
+    ('projection_dead_letters', 'retry_begun_at')
 ) AS wanted (t, c)
 WHERE to_regclass(wanted.t) IS NOT NULL
     AND NOT EXISTS (

@@ -55,6 +55,8 @@ EVENT_SEARCHED: Final = "event.searched"
 PIPELINE_ABANDONED: Final = "pipeline.abandoned"
 EVENT_POISONED: Final = "event.poisoned"
 EVENT_DEAD_LETTERED: Final = "event.dead_lettered"
+LETTER_APPLIED: Final = "letter.applied"
+LETTER_FAILED: Final = "letter.failed"
 CHECKPOINT_CONFLICTED: Final = "checkpoint.conflicted"
 HIGHWATER_HELD: Final = "highwater.held"
 HIGHWATER_RELEASED: Final = "highwater.released"
@@ -63,6 +65,8 @@ DOORBELL_RESTORED: Final = "doorbell.restored"
 PLUGIN_REJECTED: Final = "plugin.rejected"
 HTTP_STARTED: Final = "http.started"
 HTTP_FAILED: Final = "http.failed"
+HTTP_STEERED: Final = "http.steered"
+HTTP_REFUSED: Final = "http.refused"
 DATABASE_CHECKED: Final = "database.checked"
 DATABASE_UNAVAILABLE: Final = "database.unavailable"
 DATABASE_RESTORED: Final = "database.restored"
@@ -103,6 +107,8 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         PIPELINE_ABANDONED: "a handler does what a pipeline cannot carry; its statements go one by one from now on",
         EVENT_POISONED: "a handler failed on this event, on its own and repeatedly",
         EVENT_DEAD_LETTERED: "a poison event went to projection_dead_letters, and its projection goes on",
+        LETTER_APPLIED: "the event of a dead letter was applied when it was tried again, and the letter removed",
+        LETTER_FAILED: "the event of a dead letter failed again when it was tried again; the letter stays",
         CHECKPOINT_CONFLICTED: "the checkpoint was not where this runner left it; the batch was rolled back",
         HIGHWATER_HELD: "open transactions may still fill a gap; the mark waits for the ones named here",
         HIGHWATER_RELEASED: "the mark moved on after it had been held",
@@ -111,6 +117,8 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         PLUGIN_REJECTED: "a projection could not be loaded, with file and line",
         HTTP_STARTED: "health, metrics and the API are served at this address",
         HTTP_FAILED: "an answer could not be given, or the server ended and is started again; workers go on",
+        HTTP_STEERED: "somebody with the token has done this over HTTP",
+        HTTP_REFUSED: "somebody without the right token, or from another page, tried to change something over HTTP",
         DATABASE_CHECKED: "the daemon uses this database, and everything that it needs is there",
         DATABASE_UNAVAILABLE: "the database does not answer; the daemon keeps trying",
         DATABASE_RESTORED: "the database answers again, and the worker competes for leases again",

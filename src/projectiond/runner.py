@@ -23,6 +23,8 @@ While a rebuild beside the live tables is in progress it goes on as ever, and te
 recorder, that a builder is wanted.  Where it cannot go on it does not pause, for that would pause the rebuild: it
 stands still, says why in the row, and waits for the rebuild's end.
 
+Between two transactions a dead letter may be tried again (``redelivery``).
+
 The row is read at the start, after every failure, and when the worker says that it changed; otherwise what was
 committed last is what is true, for if it were not, the compare-and-set would fail.
 """
@@ -56,6 +58,7 @@ from projectiond.limits import Limits
 from projectiond.pace import Pace
 from projectiond.preparation import enroll, prepare, refuse_beyond_end
 from projectiond.recorder import Slot
+from projectiond.redelivery import Redelivery
 from projectiond.report import BatchReport
 from projectiond.trouble import Trouble
 
@@ -179,6 +182,7 @@ class Runner:
         # When the mark first moved beyond what the last transaction knew of; None: it has not.
         self._woken_at: float | None = None
         self._isolation = Isolation(limits, self._applier, slot.counters)
+        self._redelivery = Redelivery(self._applier)
         self._thread = threading.Thread(target=self.run, name=f"runner {definition.name}", daemon=True)
         self._log = log.bind(projection=definition.name)
         self._report = BatchReport(self._log, limits.batch_size)
@@ -219,6 +223,11 @@ class Runner:
     def take_care(self, careful_upto: int) -> None:
         """Apply event by event up to this sequence number."""
         self._careful_upto = careful_upto
+
+    def retry_letters(self) -> None:
+        """Say that dead letters are to be tried again."""
+        self._redelivery.ask()
+        self._wake.set()
 
     def stop(self) -> None:
         """Ask the thread to end after the transaction in hand."""
@@ -353,6 +362,8 @@ class Runner:
                 return Outcome.PAUSED
             if checkpoint.is_about_to_be_reset:
                 return self._begin_rebuild(db, checkpoint)
+            if self._redelivery.is_asked:
+                checkpoint = self._redeliver(db, checkpoint)
             mark = self._settled(db)
             if checkpoint.is_rebuilt_in_place and (
                 checkpoint.position >= checkpoint.target or checkpoint.position == mark
@@ -450,6 +461,15 @@ class Runner:
         if known is not None and known.is_rebuilt_beside and now.status != known.status:
             # The tables may be others now.
             self._is_prepared = False
+
+    def _redeliver(self, db: Connection, checkpoint: Checkpoint) -> Checkpoint:
+        """Try one dead letter again, and have another pass after this one if there was one."""
+        after = self._redelivery.deliver_next(db, checkpoint)
+        if after is None:
+            return checkpoint
+        self._checkpoint = after
+        self._wake.set()
+        return after
 
     def _begin_rebuild(self, db: Connection, checkpoint: Checkpoint) -> Outcome:
         self._is_stale.set()

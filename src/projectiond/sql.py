@@ -619,6 +619,194 @@ SET handler = excluded.handler,
     failed_at = excluded.failed_at
 """
 
+# Rows: (projection_name) of each that has letters to be tried again.  Index: the partial one for it.
+READ_RETRIES: LiteralString = """
+SELECT DISTINCT projection_name
+FROM projection_dead_letters
+WHERE retry_requested_at IS NOT NULL
+    AND retry_begun_at IS NULL
+"""
+
+# Parameters: name.  Rows: one (sequence_number, retry_begun_at), or none when no retry is asked for.  retry_begun_at then
+# names this attempt: whoever asks again, or discards the letter, takes it away.
+BEGIN_RETRY: LiteralString = """
+UPDATE projection_dead_letters
+SET retry_begun_at = clock_timestamp(),
+    attempts = attempts + 1
+WHERE projection_name = %(name)s
+    AND sequence_number = (
+        SELECT sequence_number
+        FROM projection_dead_letters
+        WHERE projection_name = %(name)s
+            AND retry_requested_at IS NOT NULL
+            AND retry_begun_at IS NULL
+        ORDER BY sequence_number
+        LIMIT 1
+    )
+    AND retry_requested_at IS NOT NULL
+    AND retry_begun_at IS NULL
+RETURNING sequence_number, retry_begun_at
+"""
+
+# Parameters: name, sequence_number, begun_at.  Rows deleted: 0 when the letter is not this attempt's any more.
+END_RETRY: LiteralString = """
+DELETE FROM projection_dead_letters
+WHERE projection_name = %(name)s
+    AND sequence_number = %(sequence_number)s
+    AND retry_begun_at = %(begun_at)s
+"""
+
+# Parameters: name, sequence_number, begun_at, handler, error.
+FAIL_RETRY: LiteralString = """
+UPDATE projection_dead_letters
+SET retry_requested_at = NULL,
+    retry_begun_at = NULL,
+    handler = %(handler)s,
+    error = %(error)s,
+    failed_at = clock_timestamp()
+WHERE projection_name = %(name)s
+    AND sequence_number = %(sequence_number)s
+    AND retry_begun_at = %(begun_at)s
+"""
+
+# Parameters: name, sequence_number, begun_at.  It was no attempt: the projection was paused, or moved, meanwhile.
+PUT_OFF_RETRY: LiteralString = """
+UPDATE projection_dead_letters
+SET retry_begun_at = NULL,
+    attempts = attempts - 1
+WHERE projection_name = %(name)s
+    AND sequence_number = %(sequence_number)s
+    AND retry_begun_at = %(begun_at)s
+"""
+
+# Parameters: name, numbers (bigint[], null for all).  Rows: (sequence_number) of each that is there.
+ASK_FOR_RETRY: LiteralString = """
+UPDATE projection_dead_letters
+SET retry_requested_at = clock_timestamp(),
+    retry_begun_at = NULL
+WHERE projection_name = %(name)s
+    AND (%(numbers)s::bigint[] IS NULL OR sequence_number = ANY (%(numbers)s))
+RETURNING sequence_number
+"""
+
+# Parameters: name, numbers (bigint[], null for all).  Rows: (sequence_number) of each that was there.
+DISCARD_DEAD_LETTERS: LiteralString = """
+DELETE FROM projection_dead_letters
+WHERE projection_name = %(name)s
+    AND (%(numbers)s::bigint[] IS NULL OR sequence_number = ANY (%(numbers)s))
+RETURNING sequence_number
+"""
+
+# Parameters: name, numbers (bigint[], null for all), most.  Rows: (sequence_number, event_id, event_type, aggregate_id,
+# handler, error, attempts, failed_at, retry_requested_at, retry_begun_at) of the first ones.  Index: the primary key.
+READ_DEAD_LETTERS: LiteralString = """
+SELECT
+    sequence_number,
+    event_id,
+    event_type,
+    aggregate_id,
+    handler,
+    error,
+    attempts,
+    failed_at,
+    retry_requested_at,
+    retry_begun_at
+FROM projection_dead_letters
+WHERE projection_name = %(name)s
+    AND (%(numbers)s::bigint[] IS NULL OR sequence_number = ANY (%(numbers)s))
+ORDER BY sequence_number
+LIMIT %(most)s
+"""
+
+# Parameters: name, sequence_number, most.  Rows: one (the event's JSON cut to so many characters, its true length), or
+# none.
+READ_LETTER_DATA: LiteralString = """
+SELECT
+    left(event_data::text, %(most)s),
+    length(event_data::text)
+FROM projection_dead_letters
+WHERE projection_name = %(name)s
+    AND sequence_number = %(sequence_number)s
+"""
+
+# Parameters: event_types (text[]), last, most.  Rows: (sequence_number, event_id, aggregate_id, aggregate_type,
+# event_type, version, created_at, data cut to so many characters, its true length) of the newest of these types, the
+# newest first.  Index: (event_type, sequence_number), so many entries for each type; a store that has another one there
+# sorts the events of a type.
+NEWEST_EVENTS: LiteralString = """
+SELECT
+    event.sequence_number,
+    event.event_id,
+    event.aggregate_id,
+    event.aggregate_type,
+    event.event_type,
+    event.version,
+    event.created_at,
+    left(event.event_data::text, %(most)s),
+    length(event.event_data::text)
+FROM (
+    SELECT newest.sequence_number
+    FROM unnest(%(event_types)s::text[]) AS asked (event_type)
+    CROSS JOIN LATERAL (
+        SELECT sequence_number
+        FROM event_store
+        WHERE event_type = asked.event_type
+        ORDER BY sequence_number DESC
+        LIMIT %(last)s
+    ) AS newest
+    ORDER BY newest.sequence_number DESC
+    LIMIT %(last)s
+) AS chosen
+JOIN event_store AS event USING (sequence_number)
+ORDER BY event.sequence_number DESC
+"""
+
+# Parameters: last, most.  The same, of all types.  Index: the one on sequence_number.
+NEWEST_OF_ALL_EVENTS: LiteralString = """
+SELECT
+    sequence_number,
+    event_id,
+    aggregate_id,
+    aggregate_type,
+    event_type,
+    version,
+    created_at,
+    left(event_data::text, %(most)s),
+    length(event_data::text)
+FROM (
+    SELECT *
+    FROM event_store
+    ORDER BY sequence_number DESC
+    LIMIT %(last)s
+) AS newest
+ORDER BY sequence_number DESC
+"""
+
+# Parameters: name.  Rows: the last ten (started_at, finished_at, position, method, tables), the latest first.
+READ_REBUILD_HISTORY: LiteralString = """
+SELECT
+    started_at,
+    finished_at,
+    position,
+    method,
+    tables
+FROM projection_rebuild_history
+WHERE projection_name = %(name)s
+ORDER BY finished_at DESC
+LIMIT 10
+"""
+
+# Parameters: name.  Rows: one (built_at, built_by, version, whether a daemon has met its tables with other code), or none.
+READ_BUILD_FACTS: LiteralString = """
+SELECT
+    built_at,
+    built_by,
+    version,
+    met_digest IS NOT NULL AND met_digest <> digest
+FROM projection_builds
+WHERE projection_name = %(name)s
+"""
+
 # --- arrival -------------------------------------------------------------------------------------------------
 
 # schema.sql holds ARRIVAL_FACTS and ARRIVAL_LOCKERS too, in projectiond_wait_for.

@@ -244,6 +244,9 @@ class Worker:
             known = runner.checkpoint
             if known is not None and known.status != statuses.get(name):
                 runner.recheck()
+        for (name,) in self._lease_db.execute(sql.READ_RETRIES):
+            if (runner := self._runners.get(name)) is not None:
+                runner.retry_letters()
 
     # --- the end
 
