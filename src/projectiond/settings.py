@@ -5,7 +5,9 @@ from_wire) and reads neither file nor environment itself. For each setting the f
 
     PROJECTIOND_<NAME>  >  DATABASE_URL (database_url only)  >  the TOML file  >  the default below
 
-The file is that of --config, else that of PROJECTIOND_CONFIG, else there is none. Whatever is wrong, in all
+PROJECTIOND_DATABASE_URL_FILE, which names a file with the address in it, stands where PROJECTIOND_DATABASE_URL does.
+
+The TOML file is that of --config, else that of PROJECTIOND_CONFIG, else there is none. Whatever is wrong, in all
 sources together, is one ConfigurationError with one sentence for each fault; settings_faults words them.
 """
 
@@ -34,6 +36,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from projectiond.errors import ConfigurationError
 from projectiond.settings_faults import sentence_of_fault, sentence_of_unknown
+from projectiond.settings_secrets import file_setting, overlay, read_secrets, refuse_both
 
 PREFIX: Final = "PROJECTIOND_"
 CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
@@ -89,6 +92,9 @@ class Settings(BaseSettings):
 
     database_url: SecretStr | None = Field(
         None, description="the database's address; none: an embedded PostgreSQL under .projectiond/"
+    )
+    database_url_file: str | None = Field(
+        None, min_length=1, description="a file with the database's address in it, instead of database_url"
     )
     require_database_url: Flag = Field(
         default=False, description="whether to refuse to run without database_url (production)"
@@ -178,10 +184,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_required(self) -> Self:
-        if self.require_database_url and self.database_url is None:
+        if self.require_database_url and self.database_url is None and self.database_url_file is None:
             raise ValueError(
                 f"database_url is not set, but require_database_url is true: set {URL_VARIABLE} to the "
-                "database's address"
+                "database's address, or database_url_file to a file with it"
             )
         return self
 
@@ -213,9 +219,14 @@ def load_settings(config_file: Path | None = None) -> Settings:
     of_file = {} if config_file is None else _read_file(config_file)
     of_environment, origins = _read_environment(os.environ)
     faults = _unknown_variables(os.environ)
+    faults += refuse_both(of_file, {}, str(config_file)) + refuse_both(of_environment, origins, "")
+    values = overlay(of_file, of_environment)
+    secrets = read_secrets(values)
+    faults += secrets.faults
+    origins |= secrets.origins
     settings = None
     try:
-        settings = Settings(**{**of_file, **of_environment})
+        settings = Settings(**{**values, **secrets.values})
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             name = str(detail["loc"][0]) if detail["loc"] else "require_database_url"
@@ -243,7 +254,9 @@ def _read_environment(environment: Mapping[str, str]) -> tuple[dict[str, Any], d
     """Return the values by setting, and by setting the variable that each came from; empty ones are unset."""
     variables = {name: f"{PREFIX}{name.upper()}" for name in Settings.model_fields if name != "projection"}
     if not environment.get(variables["database_url"]):
-        variables["database_url"] = URL_VARIABLE
+        # One that is for us alone, in a file or not, beats the general one.
+        in_file = environment.get(variables[file_setting("database_url")])
+        variables["database_url"] = "" if in_file else URL_VARIABLE
     origins = {name: variable for name, variable in variables.items() if environment.get(variable)}
     return {name: _value_of(name, environment[variable]) for name, variable in origins.items()}, origins
 

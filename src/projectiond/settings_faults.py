@@ -12,14 +12,13 @@ from typing import Final
 
 from pydantic_core import ErrorDetails
 
+from projectiond.settings_secrets import SECRETS
+
 # Longer values tell no more about what is wrong.
 MAX_VALUE_SHOWN: Final = 60
 
 # Below this likeness (difflib's ratio) the nearest name would mislead; all names are listed then.
 MIN_LIKENESS: Final = 0.5
-
-# The setting whose value is never shown.
-CONFIDENTIAL: Final = "database_url"
 
 # By the first word of pydantic's error type: int_parsing, bool_type, model_type, ...
 _KINDS: Final = {
@@ -47,7 +46,7 @@ def sentence_of_fault(detail: ErrorDetails, *, origin: str, known: Sequence[str]
     name, of_projection = _name_of(detail["loc"])
     if detail["type"] == "extra_forbidden":
         return sentence_of_unknown("setting", name, known=known, where=f"{of_projection} in {origin}")
-    if name == CONFIDENTIAL:
+    if name in SECRETS:
         return f"{name} in {origin} {_requirement(detail)}"
     return f"{name}{of_projection} is {shown(detail['input'])} in {origin}: {_requirement(detail)}"
 

@@ -339,8 +339,10 @@ class TestDatabaseUrlFile:
         environment.setenv("PROJECTIOND_REQUIRE_DATABASE_URL", "true")
         environment.setenv("PROJECTIOND_DATABASE_URL_FILE", "none")
         assert faults_of() == [
-            "database_url_file names none, which cannot be read (No such file or directory): "
-            "name one that the daemon's user may read",
+            (
+                "database_url_file names none, which cannot be read (No such file or directory): "
+                "name one that the daemon's user may read"
+            ),
             "pool_size is 0 in PROJECTIOND_POOL_SIZE: must be at least 4",
         ]
 
