@@ -39,6 +39,7 @@ class Sides:
         with self.db.transaction():
             self.db.execute(f"SET LOCAL search_path = {SPACE}, public")
             self.db.execute(statements.encode())
+            self.db.execute("SET LOCAL search_path TO DEFAULT")
 
     def both(self, statements: str) -> None:
         """Run statements for each."""

@@ -6,9 +6,9 @@ Called with writers held off (it sees to that itself); readers see the old rows 
 Foreign keys are checked when it ends, with all tables in their new state: so it matters neither which table refers to
 which, nor whether they do so in a circle.  Values of further unique constraints are checked row by row.  One that is
 freed by a row that goes is free in time; one that moves from a row that stays to another that stays is not, unless its
-constraint is deferrable.  Then it all happens once more, and rows in which such a value changes are deleted and
-inserted anew.  That would be no mere change to whoever refers to them with ``ON DELETE CASCADE`` and the like: so it is
-refused where tables of others do, and mended afterwards where the projection's own do.
+constraint is deferrable.  Then the rows in which such a value changes are deleted and inserted anew.  That would be no
+mere change to whoever refers to them with ``ON DELETE CASCADE`` and the like: it is refused where tables of others do;
+where the projection's own do, rows that went along are inserted again.
 
 **What fires on the live tables fires as usual**, and may change more rows: a trigger that keeps a sum in another table
 of the projection, say, adds to a sum that was right.  So where there is any such thing, the tables are compared
@@ -32,6 +32,15 @@ from projectiond.rebuild.tables import Pair, TableChange, hold_writers
 
 # The second round takes back what triggers did to rows that were right; a third what they did upon that.
 MAX_ROUNDS: Final = 3
+
+# Of a table: rows changed, added, removed.
+Counts = tuple[int, int, int]
+
+# As _REFERRING gives them.
+Referring = tuple[str, str, bool, str, str, str]
+
+# By which a foreign key answers a DELETE or UPDATE with a change of the referring row: CASCADE, SET NULL, SET DEFAULT.
+_ACTIONS: Final = frozenset("cnd")
 
 # Parameters: tables (oid[]).  Rows: (referring table, referred table, whether the referring one is none of these,
 # constraint, what happens to it on DELETE, on UPDATE) of each foreign key to these tables.
@@ -98,17 +107,29 @@ def _merge(db: Connection, matches: Sequence[Match]) -> tuple[TableChange, ...]:
     )
 
 
-def _change(db: Connection, matches: Sequence[Match]) -> list[tuple[int, int, int]]:
+def _change(db: Connection, matches: Sequence[Match]) -> list[Counts]:
     """Change what differs; give what was to be changed, added and removed of each table."""
     try:
         with db.transaction():
             return _run(db, matches, is_in_place=True)
     except (errors.UniqueViolation, errors.ExclusionViolation) as error:
-        _refuse_if_referred_to(db, matches, error)
-        return _run(db, matches, is_in_place=False)
+        referring = _read_referring(db, matches)
+        _refuse_if_forbidden(referring, error)
+        if not any(on_delete in _ACTIONS for *_, on_delete, _ in referring):
+            return _run(db, matches, is_in_place=False)
+    # What follows a DELETE is done at the end of its statement, also to rows that have only just come.  So these go by
+    # themselves, and whatever went with them is inserted with the others.
+    counted = [_counts(count_differences(db, match)) for match in matches]
+    db.execute(_deletion(matches))
+    _run(db, matches, is_in_place=True)
+    return counted
 
 
-def _run(db: Connection, matches: Sequence[Match], *, is_in_place: bool) -> list[tuple[int, int, int]]:
+def _counts(change: TableChange) -> Counts:
+    return change.changed, change.added, change.removed
+
+
+def _run(db: Connection, matches: Sequence[Match], *, is_in_place: bool) -> list[Counts]:
     row = db.execute(_statement(matches, is_in_place=is_in_place)).fetchone() or ()
     # Whatever was put off until COMMIT is checked, and done, here.
     db.execute("SET CONSTRAINTS ALL IMMEDIATE")
@@ -129,21 +150,31 @@ def _repeat(db: Connection, matches: Sequence[Match]) -> list[int]:
 
 
 def _differing(db: Connection, matches: Sequence[Match]) -> list[int]:
-    changes = (count_differences(db, match) for match in matches)
-    return [change.changed + change.added + change.removed for change in changes]
+    return [sum(_counts(count_differences(db, match))) for match in matches]
 
 
 def _statement(matches: Sequence[Match], *, is_in_place: bool) -> Composed:
     parts: list[Composable] = []
     results: list[Composable] = []
     for number, match in enumerate(matches):
-        names = {name: Identifier(f"{name}_{number}") for name in ("different", "removed", "changed", "added")}
+        names = _names(number)
         parts += _parts(match, names, is_in_place=is_in_place)
         results += [
             SQL("(SELECT count(*) FROM {} WHERE kind = {})").format(names["different"], SQL(kind))
             for kind in ("'changed'", "'added'", "'removed'")
         ]
     return SQL("WITH {} SELECT {}").format(SQL(", ").join(parts), SQL(", ").join(results))
+
+
+def _deletion(matches: Sequence[Match]) -> Composed:
+    parts = [
+        part for number, match in enumerate(matches) for part in _parts(match, _names(number), is_in_place=False)[:2]
+    ]
+    return SQL("WITH {} SELECT").format(SQL(", ").join(parts))
+
+
+def _names(number: int) -> dict[str, Identifier]:
+    return {name: Identifier(f"{name}_{number}") for name in ("different", "removed", "changed", "added")}
 
 
 def _parts(match: Match, names: dict[str, Identifier], *, is_in_place: bool) -> list[Composable]:
@@ -223,13 +254,13 @@ def _moved_columns(match: Match, *, is_in_place: bool) -> list[str]:
 
 def _has_side_effects(db: Connection, matches: Sequence[Match]) -> bool:
     return any(match.live.triggers for match in matches) or any(
-        {on_delete, on_update} & set("cnd") for *_, on_delete, on_update in _read_referring(db, matches)
+        {on_delete, on_update} & _ACTIONS for *_, on_delete, on_update in _read_referring(db, matches)
     )
 
 
-def _refuse_if_referred_to(db: Connection, matches: Sequence[Match], error: psycopg.Error) -> None:
-    for referring, referred, is_foreign, constraint, on_delete, _ in _read_referring(db, matches):
-        if on_delete == "r" or (is_foreign and on_delete != "a"):
+def _refuse_if_forbidden(found: Sequence[Referring], error: psycopg.Error) -> None:
+    for referring, referred, is_foreign, constraint, on_delete, _ in found:
+        if on_delete == "r" or (is_foreign and on_delete in _ACTIONS):
             raise ConfigurationError(
                 f"in {referred} unique values move from row to row ({error.diag.constraint_name}), so rows would have "
                 f"to be deleted and inserted anew, which {constraint} of {referring} forbids or answers with a change",
@@ -237,7 +268,7 @@ def _refuse_if_referred_to(db: Connection, matches: Sequence[Match], error: psyc
             ) from error
 
 
-def _read_referring(db: Connection, matches: Sequence[Match]) -> list[tuple[str, str, bool, str, str, str]]:
+def _read_referring(db: Connection, matches: Sequence[Match]) -> list[Referring]:
     return db.execute(_REFERRING, {"tables": [match.live.oid for match in matches]}).fetchall()
 
 
