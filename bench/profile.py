@@ -29,13 +29,18 @@ EVENTS: Final = {"event": 200_000, "batch": 600_000, "row": 600_000}
 SECONDS: Final = 4
 SAMPLES_A_SECOND: Final = 250
 
+_STATEMENTS: Final = (
+    "psycopg/",
+    *(f"projectiond/{name}.py" for name in ["connection", "cursor", "express", "guard", "statements"]),
+)
+
 SHARES: Final = (
     ("asking for events, and making them of rows", ("projectiond/reader.py", "projectiond/recent.py")),
     ("decoding and validating their data", ("pydantic/", "json/", "Event.data", "Event._decoded", "Event.typed")),
     ("converting parameters", ("PostgresQuery", "psycopg/types/", "Transformer")),
     ("loading rows", ("RowByKey.load", "RowTable.load")),
     ("writing rows", ("RowTable.write", "RowTable.settle")),
-    ("handing statements to psycopg, taking answers", ("psycopg/", "projectiond/database.py", "projectiond/guard.py")),
+    ("handing statements to psycopg, taking answers", _STATEMENTS),
     ("the projection's own code", ("(orders_by_",)),
     ("calling it", ("projectiond/kinds/", "projectiond/definition.py", "projectiond/event.py")),
     ("the runner", ("projectiond/",)),

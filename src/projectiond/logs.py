@@ -53,6 +53,7 @@ BUILDER_KILLED: Final = "builder.killed"
 BATCH_COMMITTED: Final = "batch.committed"
 EVENT_SEARCHED: Final = "event.searched"
 PIPELINE_ABANDONED: Final = "pipeline.abandoned"
+PIPELINE_PLAIN: Final = "pipeline.plain"
 EVENT_POISONED: Final = "event.poisoned"
 EVENT_DEAD_LETTERED: Final = "event.dead_lettered"
 LETTER_APPLIED: Final = "letter.applied"
@@ -105,6 +106,7 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         BATCH_COMMITTED: "read model and checkpoint of a batch were committed in one transaction",
         EVENT_SEARCHED: "several events failed together; fewer at a time are tried, to find the one to blame",
         PIPELINE_ABANDONED: "a handler does what a pipeline cannot carry; its statements go one by one from now on",
+        PIPELINE_PLAIN: "this release of psycopg is not known; its own pipeline carries everything, which is slower",
         EVENT_POISONED: "a handler failed on this event, on its own and repeatedly",
         EVENT_DEAD_LETTERED: "a poison event went to projection_dead_letters, and its projection goes on",
         LETTER_APPLIED: "the event of a dead letter was applied when it was tried again, and the letter removed",

@@ -469,6 +469,21 @@ ON CONFLICT (projection_name) DO NOTHING
 # handler may have set another one.
 RESTORE_SEARCH_PATH: LiteralString = "SELECT set_config('search_path', %(search_path)s, true)"
 
+# Statements that the pipeline has prepared (see ``statements``).  One that is known to be there, and was not used for
+# long; and all that are there, when that is no longer known.
+DEALLOCATE: Final = b"DEALLOCATE %b"
+DISCARD_PLANS: Final = rb"""
+DO $$
+DECLARE
+    plan text;
+BEGIN
+    FOR plan IN SELECT name FROM pg_catalog.pg_prepared_statements WHERE name LIKE 'projectiond\_plan\_%' LOOP
+        EXECUTE pg_catalog.format('DEALLOCATE %I', plan);
+    END LOOP;
+END
+$$
+"""
+
 # A transaction that is sent through a pipeline.
 BEGIN: LiteralString = "BEGIN"
 COMMIT: LiteralString = "COMMIT"

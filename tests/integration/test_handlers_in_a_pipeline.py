@@ -16,6 +16,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row, tuple_row
 from psycopg.types.json import Jsonb
 
+from projectiond import express
 from projectiond.database import Connection, connect
 from tests.support.postgres import Database
 
@@ -37,10 +38,11 @@ COUNT: LiteralString = "SELECT count(*) FROM thing"
 Operation = Callable[["Handler"], None]
 
 
-@pytest.fixture
-def db(database: Database) -> Iterator[Connection]:
+@pytest.fixture(params=[True, False], ids=["express", "ordinary"])
+def db(database: Database, request: pytest.FixtureRequest) -> Iterator[Connection]:
     with connect(database.dsn, role="runner", statement_timeout_seconds=30) as db:
         db.execute(TABLE)
+        db.is_express = request.param
         yield db
 
 
@@ -248,10 +250,19 @@ operations = st.lists(
 
 @pytest.mark.timeout(300)
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(operations=operations)
-def test_a_handler_in_a_pipeline_finds_what_it_finds_without_one(db: Connection, operations: list[Operation]) -> None:
+@given(
+    operations=operations,
+    statements_ahead=st.sampled_from([1, 2, 16, 1000]),
+    seconds_ahead=st.sampled_from([0.0, 1000.0]),
+)
+def test_a_handler_in_a_pipeline_finds_what_it_finds_without_one(
+    db: Connection, operations: list[Operation], statements_ahead: int, seconds_ahead: float
+) -> None:
     single = outcome(db, operations, is_pipelined=False)
-    pipelined = outcome(db, operations, is_pipelined=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(express, "STATEMENTS_AHEAD", statements_ahead)
+        patch.setattr(express, "SECONDS_AHEAD", seconds_ahead)
+        pipelined = outcome(db, operations, is_pipelined=True)
     if isinstance(single, Exception):
         assert isinstance(pipelined, Exception), (single, pipelined)
     elif isinstance(pipelined, Exception):

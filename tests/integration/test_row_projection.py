@@ -9,11 +9,11 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-import psycopg
 import pytest
 from pydantic import BaseModel
 
 from projectiond import database as databases
+from projectiond.cursor import RawCursor
 from projectiond.database import Connection
 from projectiond.errors import EventDataError, PoisonError
 from projectiond.event import Event
@@ -273,7 +273,7 @@ def test_a_number_that_is_only_written_differently_is_written(db: Connection) ->
 
 def test_a_batch_takes_one_question_and_one_statement(totals: Player, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[bytes] = []
-    execute = psycopg.RawCursor.execute
+    execute = RawCursor.execute
 
     def noting(cursor: Any, query: Any, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 -- psycopg's own
         sent.append(query)
@@ -281,7 +281,7 @@ def test_a_batch_takes_one_question_and_one_statement(totals: Player, monkeypatc
 
     events = [happened(number, "Added", uuid.UUID(int=number % 50), amount="1") for number in range(1, 201)]
     totals.apply(events)
-    monkeypatch.setattr(psycopg.RawCursor, "execute", noting)
+    monkeypatch.setattr(RawCursor, "execute", noting)
     totals.apply([*events, happened(201, "Closed", ONE), happened(202, "Closed", TWO)])
     assert [query.split()[0] for query in sent] == [b"SELECT", b"DELETE", b"INSERT"]
 

@@ -18,6 +18,7 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from projectiond import sql
+from projectiond.cursor import RawCursor
 from projectiond.database import Connection
 from projectiond.definition import Definition
 from projectiond.errors import ConfigurationError
@@ -49,7 +50,7 @@ class InSql:
         self._relation = sql.ALL_EVENTS if event_types is None else sql.EVENTS
         self._queries = [statement.over(self._relation).encode(errors="replace") for statement in self._statements]
         self._is_session_changed = any(is_session_change(statement.text) for statement in self._statements)
-        self._sent: list[psycopg.RawCursor[TupleRow]] = []
+        self._sent: list[RawCursor] = []
 
     @property
     def statement_count(self) -> int:
@@ -94,7 +95,7 @@ class InSql:
         db.is_altered = db.is_altered or self._is_session_changed
         try:
             for query in self._queries:
-                cursor = psycopg.RawCursor(db)
+                cursor = RawCursor(db)
                 self._sent.append(cursor)
                 self._execute(cursor, query, batch.after, batch.upto)
             if batch.count > 1:
@@ -108,7 +109,7 @@ class InSql:
                 hint=f"let it write each row once, with GROUP BY or DISTINCT ON: {MENDED}",
             ) from error
 
-    def _execute(self, cursor: psycopg.RawCursor[TupleRow], query: bytes, after: int, upto: int) -> None:
+    def _execute(self, cursor: RawCursor, query: bytes, after: int, upto: int) -> None:
         # Never prepared: a plan that was made for one event is a disaster for half a million.
         cursor.execute(query, [after, upto, *self._event_types], prepare=False)
 
@@ -116,7 +117,7 @@ class InSql:
         explained = f"{sql.EXPLAIN}{statement.over(self._relation)}"
         try:
             with db.transaction():
-                self._execute(psycopg.RawCursor(db), explained.encode(), 0, 0)
+                self._execute(RawCursor(db), explained.encode(), 0, 0)
         except psycopg.Error as error:
             if is_transient(error):
                 raise

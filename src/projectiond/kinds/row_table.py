@@ -11,12 +11,12 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-import psycopg
 from psycopg.rows import TupleRow
 from psycopg.sql import Identifier
 from pydantic_core import PydanticSerializationError, to_json
 
 from projectiond import sql
+from projectiond.cursor import RawCursor
 from projectiond.database import Connection
 from projectiond.errors import PoisonError
 from projectiond.kinds.row_codec import UnfitError, described
@@ -67,7 +67,7 @@ class RowTable:
         if not keys:
             return {}
         db.execute(sql.PREFER_INDEXES)
-        cursor = psycopg.RawCursor(db)
+        cursor = RawCursor(db)
         # Binary: whatever the session's styles of dates and intervals are.
         cursor.execute(self._select, self._key_columns(keys), binary=True)
         # Which key a row belongs to is the database's word.
@@ -122,7 +122,7 @@ class RowTable:
     def delete(self, db: Connection, keys: Sequence[Key]) -> None:
         """Delete the rows of these keys."""
         if keys:
-            psycopg.RawCursor(db).execute(self._delete, self._key_columns(keys))
+            RawCursor(db).execute(self._delete, self._key_columns(keys))
 
     def write(self, db: Connection, rows: Sequence[Row]) -> None:
         """Insert these rows, or update those that are there.
@@ -133,7 +133,7 @@ class RowTable:
         if rows:
             columns = zip(*map(self._values_of, rows), strict=True)
             texts = [self._column(field, values, rows) for field, values in zip(self._fields, columns, strict=True)]
-            psycopg.RawCursor(db).execute(self._upsert, texts)
+            RawCursor(db).execute(self._upsert, texts)
 
     def _key_columns(self, keys: Sequence[Key]) -> list[str]:
         columns = zip(*keys, strict=True) if len(self._key) > 1 else (keys,)
