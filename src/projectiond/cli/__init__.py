@@ -6,6 +6,7 @@
     output.py       tables and lines, for people and for pipes
     progress.py     how far it is, for commands that wait
     daemon.py       run
+    health.py       health
     database.py     init, check
     status.py       status
     picture.py      how the overview is shown
