@@ -461,12 +461,15 @@ def test_the_commands_wait_for_readers_and_say_what_they_did(
     checkpoint(sides, 43)
     reader, watcher = database.connect(autocommit=False), database.connect()
     reader.execute("SELECT * FROM orders")
+    watcher.execute("LISTEN projectiond_status")
     waiting = "SELECT FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'"
     with ThreadPoolExecutor(1) as pool:
         command = pool.submit(going_back.roll_back, sides.db, ["orders"])
         eventually(lambda: watcher.execute(waiting).fetchall(), 10)
         reader.commit()
         command.result(timeout=20)
+    # A runner that sleeps at the head has to hear of it: the status is the same as before.
+    assert [note.payload for note in watcher.notifies(timeout=10, stop_after=1)] == ["orders"]
     assert "orders is back at 41, with the tables orders of that time" in capsys.readouterr().out
     going_back.forget(sides.db, ["orders"])
     going_back.forget(sides.db, ["orders"])
