@@ -8,7 +8,7 @@ What is in it, from the outside in::
     main thread   heartbeat, leases (take, give back, start and stop runners), backstop for the status column
     watcher       doorbell and high-water mark, on a connection of its own
     runner …      one thread for each projection that it holds the lease on; connections from the pool
-    lane          one thread, seldom more, that takes the short passes of many runners
+    lane …        two; each is one thread, seldom more, that takes the short passes of many runners
 
 The connections that it may hold are ``pool_size`` in all: one for the leases, one for the watcher, the rest in the
 pool.  Losing the leases' connection stops the runners; they are started again with new leases.
@@ -51,6 +51,9 @@ EXIT_CONFIGURATION: Final = 78
 
 # Connections outside the pool: leases and watcher.
 RESERVED_CONNECTIONS: Final = 2
+
+# Two: while one waits for a processor, or takes answers, the other sends.  A third would wait for the interpreter.
+LANES: Final = 2
 
 log = logs.get_logger()
 
@@ -102,7 +105,7 @@ class Worker:
         )
         # One connection of the pool is kept for runners at the head, which want it for milliseconds.
         self._turns = threading.Semaphore(max(1, settings.pool_size - RESERVED_CONNECTIONS - 1))
-        self._lane = Lane(settings.pool_size - RESERVED_CONNECTIONS)
+        self._lanes = [Lane((settings.pool_size - RESERVED_CONNECTIONS) // LANES) for _ in range(LANES)]
         self._watcher = Watcher(
             dsn,
             wakeup=settings.wakeup,
@@ -228,7 +231,10 @@ class Worker:
     # --- what the watcher and the row say; from the watcher's thread too
 
     def _wake_all(self) -> None:
-        self._lane.summon(list(self._runners.values()))
+        runners = list(self._runners.values())
+        for place, lane in enumerate(self._lanes):
+            # Whoever is in another lane still, because a runner has come or gone, is woken in its own thread.
+            lane.summon(runners[place::LANES])
 
     def _recheck(self, name: str) -> None:
         """A projection's status has changed, or (with no name) any may have."""
@@ -262,7 +268,8 @@ class Worker:
         if self._lease_db is not None:
             self._lease_db.close()
         self._watcher.stop()
-        self._lane.stop()
+        for lane in self._lanes:
+            lane.stop()
 
 
 def main(arguments: Sequence[str]) -> int:
