@@ -159,7 +159,7 @@ def test_an_answer_that_nobody_reads_is_cut_off(server: HttpServer, monkeypatch:
 def test_a_thread_that_has_ended_is_started_again(server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     eventually(lambda: server._server is not None and server._server.started, 5, "it did not start")
     assert server._server is not None
-    server._server.should_exit = True
+    server._server.end()
     thread = server._thread
     assert thread is not None
     thread.join(5)

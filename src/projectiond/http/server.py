@@ -37,7 +37,34 @@ RESTART_SECONDS: Final = 5.0
 
 STOP_SECONDS: Final = 2.0
 
+# How often uvicorn renews the Date header, which is all that there is to do while nobody asks.
+TICK_SECONDS: Final = 1.0
+
 log = logs.get_logger()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, but told when to end; by itself it looks ten times a second, on an idle machine for nothing."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ending = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        """Wait for the end."""
+        self._loop = asyncio.get_running_loop()
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), TICK_SECONDS)
+
+    def end(self) -> None:
+        """End it, without waiting for its clients.  From any thread."""
+        self.should_exit = self.force_exit = True
+        if self._loop is not None:
+            # It may have been closed already.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._ending.set)
 
 
 class HttpServer:
@@ -58,7 +85,7 @@ class HttpServer:
         )
         self._readings = Readings(settings, lambda: self._crew)
         self._waiters = Waiters(settings)
-        self._server: uvicorn.Server | None = None
+        self._server: _Server | None = None
         self._thread: threading.Thread | None = None
         self._start_at = 0.0
 
@@ -92,7 +119,7 @@ class HttpServer:
         self._readings.stop()
         self._waiters.stop()
         if self._server is not None:
-            self._server.should_exit = self._server.force_exit = True
+            self._server.end()
         if self._thread is not None:
             self._thread.join(STOP_SECONDS)
         self._socket.close()
@@ -123,7 +150,7 @@ class HttpServer:
             timeout_graceful_shutdown=1,
             h11_max_incomplete_event_size=MOST_HEAD_BYTES,
         )
-        self._server = uvicorn.Server(config)
+        self._server = _Server(config)
         watching = asyncio.create_task(self._keep_vigil())
         try:
             # A copy, for uvicorn closes what it is given.
