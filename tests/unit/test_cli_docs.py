@@ -19,7 +19,8 @@ def rows_of(section: str) -> dict[str, str]:
 
 
 def commands() -> set[str]:
-    return {str(command.name or getattr(command.callback, "__name__", "")) for command in app.registered_commands}
+    single = {str(command.name or getattr(command.callback, "__name__", "")) for command in app.registered_commands}
+    return single | {str(group.name) for group in app.registered_groups}
 
 
 def test_the_table_of_log_events_is_that_of_the_code() -> None:
@@ -40,7 +41,7 @@ def test_the_table_of_settings_is_that_of_the_code() -> None:
 
 def test_every_command_stands_in_both_tables() -> None:
     assert {row.split()[0] for row in rows_of("Commands")} == commands()
-    in_readme = re.findall(r"^\| `projectiond (\w+)", README, re.MULTILINE)
+    in_readme = re.findall(r"^\| `projectiond ([\w-]+)", README, re.MULTILINE)
     assert set(in_readme) == commands()
 
 

@@ -70,6 +70,12 @@ class Grid:
         ]
 
 
+def printable_lines(text: str) -> list[str]:
+    """Give a text of several lines with everything escaped that a terminal would act upon."""
+    lines = text.split("\n")
+    return ["".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line) for line in lines]
+
+
 def is_terminal() -> bool:
     """Say whether the output is a terminal that can be drawn on; on a dumb one rich would show nothing."""
     return sys.stdout.isatty() and os.environ.get("TERM", "").lower() not in _DUMB
