@@ -322,6 +322,31 @@ def test_whatever_hangs_on_a_table_is_found_before_it_is_swapped(sides: Sides, s
         swap(sides.db, "orders", pairs)
 
 
+def test_names_that_need_quoting_are_quoted(sides: Sides, role: str) -> None:
+    table = """
+        CREATE TYPE "m %s" AS ENUM ('a');
+        CREATE TABLE "T ""1"" %" ("a %s" serial PRIMARY KEY, "select" "m %s");
+        CREATE INDEX "i %" ON "T ""1"" %" ("select");
+    """
+    sides.both(table)
+    sides.live(f"""
+        CREATE INDEX "by hand %" ON "T ""1"" %" (("a %s" + 1));
+        COMMENT ON COLUMN "T ""1"" %"."a %s" IS '100% {{}}';
+        GRANT SELECT ("select") ON "T ""1"" %" TO {role};
+        CREATE POLICY "p %" ON "T ""1"" %" USING ("a %s" % 2 = 0);
+        INSERT INTO "T ""1"" %" ("select") VALUES ('a')
+    """)
+    sides.built('ALTER TABLE "T ""1"" %" ADD COLUMN "more %" text')
+    checkpoint(sides, 1)
+    name = 'T "1" %'
+    assert run_swap(sides, name) == (TableChange(name, 0, 0, 0, 1),)
+    indexes = "SELECT indexname FROM pg_indexes WHERE schemaname = 'public' AND tablename = %s ORDER BY 1"
+    assert sides.db.execute(indexes, [name]).fetchall() == [('T "1" %_pkey',), ("by hand %",), ("i %",)]
+    with sides.db.transaction():
+        roll_back(sides.db, "orders")
+    assert sides.rows('"T ""1"" %"') == [(1, "a")]
+
+
 def test_a_table_that_is_not_declared_is_not_taken_along(sides: Sides) -> None:
     sides.both("CREATE TABLE countries (id int PRIMARY KEY)")
     sides.live("CREATE TABLE orders (id int PRIMARY KEY)")
