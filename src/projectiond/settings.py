@@ -145,6 +145,12 @@ class Settings(BaseSettings):
     )
     http_host: str = Field("127.0.0.1", min_length=1, description="address of health and metrics")
     http_port: Count = Field(8790, ge=0, le=65_535, description="port of health and metrics; 0: none")
+    http_token: SecretStr | None = Field(
+        None, description="who has it may pause, resume, rebuild and read dead letters over HTTP; none: nobody may"
+    )
+    http_token_file: str | None = Field(
+        None, min_length=1, description="a file with http_token in it, instead of http_token"
+    )
     stall_seconds: Seconds = Field(
         120.0, ge=5, le=86_400, description="behind and without progress for so long, a projection fails /healthz"
     )
@@ -182,6 +188,15 @@ class Settings(BaseSettings):
             _check_url(url.get_secret_value())
         return url
 
+    @field_validator("http_token")
+    @classmethod
+    def _check_http_token(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is not None and not re.fullmatch(r"[!-~]{16,512}", token.get_secret_value()):
+            raise ValueError(
+                "must be 16 to 512 printable ASCII characters without spaces, such as openssl rand -hex 32 gives"
+            )
+        return token
+
     @model_validator(mode="after")
     def _check_required(self) -> Self:
         if self.require_database_url and self.database_url is None and self.database_url_file is None:
@@ -196,8 +211,9 @@ class Settings(BaseSettings):
         return None if self.database_url is None else self.database_url.get_secret_value()
 
     def to_wire(self) -> str:
-        """Return all settings as JSON for a worker process, the password in clear: never log it."""
-        return json.dumps({**self.model_dump(mode="json"), "database_url": self.database_dsn()})
+        """Return what a worker process needs as JSON, the password in clear: never log it."""
+        secrets = {"database_url": self.database_dsn(), "http_token": None}
+        return json.dumps({**self.model_dump(mode="json"), **secrets})
 
     @classmethod
     def from_wire(cls, text: str) -> Self:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 # Settings whose values are never shown.
-SECRETS: Final = ("database_url",)
+SECRETS: Final = ("database_url", "http_token")
 
 # Longer is no secret, but a device or a wrong path.
 MOST_BYTES: Final = 65_536

@@ -56,7 +56,8 @@ class Commands:
         self.conn.execute(
             "INSERT INTO projection_dead_letters (projection_name, sequence_number, event_id, event_type, aggregate_id,"
             " event_data, handler, error, attempts)"
-            " SELECT 'orders', sequence_number, event_id, event_type, aggregate_id, %(data)s, %(handler)s, %(error)s, 3 FROM event_store WHERE sequence_number = %(number)s",
+            " SELECT 'orders', sequence_number, event_id, event_type, aggregate_id, %(data)s, %(handler)s, %(error)s, 3"
+            " FROM event_store WHERE sequence_number = %(number)s",
             {"number": number, "data": Jsonb(data or {"n": 1}), **columns},
         )
         return number

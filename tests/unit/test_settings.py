@@ -105,7 +105,8 @@ class TestSources:
         environment.setenv("PROJECTIOND_DATABASE_URL", URL)
         settings = load_settings()
         assert {name: getattr(settings, name) for name in wanted} == {n: v for n, (_, v) in wanted.items()}
-        assert set(wanted) | {"database_url", "database_url_file", "projection"} == set(Settings.model_fields)
+        secrets = {"database_url", "database_url_file", "http_token", "http_token_file"}
+        assert set(wanted) | secrets | {"projection"} == set(Settings.model_fields)
 
     def test_our_own_variable_beats_database_url_and_both_beat_the_file(self, environment: pytest.MonkeyPatch) -> None:
         file = write('database_url = "postgresql://file/x"')
@@ -405,6 +406,24 @@ class TestSettings:
         assert arrived.database_dsn() == URL
         assert json.loads(wire)["projections"] == ["a", "ü"]
         assert Settings.from_wire(Settings().to_wire()) == Settings()
+
+
+class TestHttpToken:
+    def test_it_comes_from_anywhere_and_is_never_shown_nor_handed_to_workers(
+        self, environment: pytest.MonkeyPatch
+    ) -> None:
+        environment.setenv("PROJECTIOND_HTTP_TOKEN", "s3cret" * 4)
+        settings = load_settings(write('http_token_file = "nowhere"'))
+        assert settings.http_token is not None
+        assert settings.http_token.get_secret_value() == "s3cret" * 4
+        for text in (repr(settings), settings.model_dump_json(), settings.to_wire()):
+            assert "s3cret" not in text
+
+    @pytest.mark.parametrize("token", ["s3cret" * 2, "s3 cret" * 4, "s3crét" * 4, "s3cret" * 100])
+    def test_what_can_be_guessed_or_is_no_header_is_refused_without_a_word_of_it(self, token: str) -> None:
+        (fault,) = faults_of(write(f'http_token = "{token}"'))
+        assert fault.startswith("http_token in x.toml must be 16 to 512 printable ASCII characters")
+        assert "s3" not in fault
 
 
 def test_errors_keep_message_and_hint_on_their_way_between_processes() -> None:
