@@ -48,6 +48,8 @@ class State(enum.IntEnum):
     WAITING_FOR_DATABASE = 5
     FAILING = 6
     """It is to be paused for a fault, and not even that can be written."""
+    QUEUED = 7
+    """It is far behind and waits for its turn among others that are."""
 
 
 class Count(enum.IntEnum):

@@ -344,10 +344,12 @@ class Runner:
         if not self._pace.is_behind:
             yield True
             return
+        self._counters.note_state(State.QUEUED, None)
         while not self._turns.acquire(timeout=TURN_SECONDS):
             if self._stopping.is_set():
                 yield False
                 return
+        self._counters.note_state(State.WORKING, None)
         try:
             yield True
         finally:

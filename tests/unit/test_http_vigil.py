@@ -97,8 +97,10 @@ def test_a_projection_behind_the_mark_without_progress_is_named(scene: Scene, st
     assert scene.pass_time(1) == []
 
 
-@pytest.mark.parametrize("state", [State.PAUSED, State.WAITING_FOR_DATABASE, State.ELSEWHERE])
-def test_who_is_paused_or_waits_for_the_database_or_runs_elsewhere_is_excused(scene: Scene, state: State) -> None:
+@pytest.mark.parametrize("state", [State.PAUSED, State.WAITING_FOR_DATABASE, State.ELSEWHERE, State.QUEUED])
+def test_who_is_paused_or_waits_for_the_database_or_others_or_runs_elsewhere_is_excused(
+    scene: Scene, state: State
+) -> None:
     scene.mark, scene.position, scene.state = 50, 41, state
     assert scene.pass_time(3_600) == []
 

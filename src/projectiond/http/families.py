@@ -85,7 +85,7 @@ FAMILIES: Final = (
         "gauge",
         ("projection", "state"),
         "1 for what its runner here does: elsewhere (there is none here), working, caught_up, paused, retrying, "
-        "waiting_for_database, failing; else 0",
+        "waiting_for_database, failing, queued (far behind, waiting for its turn); else 0",
     ),
     Family(
         "projectiond_projection_transaction_duration_seconds",

@@ -6,7 +6,7 @@ the mark that its worker has proven, and both are in the memory that workers sha
 
 * nothing happens, for hours: no position is below the mark;
 * a writer holds the mark: nothing below it is left to apply (who it is, ``/api/v1/projections`` says);
-* the projection is paused, or runs in another daemon;
+* the projection is paused, or runs in another daemon, or waits for its turn among many that are far behind;
 * the database is away, as the worker says that retries for that reason.
 
 A database that neither answers nor breaks connections is not to be seen from here.  So the faults of workers and
@@ -27,7 +27,8 @@ MUTE_SECONDS: Final = 10.0
 # The supervisor publishes five times a second, but may wait for a database for some seconds.
 STUCK_SECONDS: Final = 30.0
 
-_EXCUSED: Final = frozenset({State.ELSEWHERE, State.PAUSED, State.WAITING_FOR_DATABASE})
+# Who queues waits for others of the worker, who are named if they do not get on.
+_EXCUSED: Final = frozenset({State.ELSEWHERE, State.PAUSED, State.WAITING_FOR_DATABASE, State.QUEUED})
 
 
 @dataclass(frozen=True, slots=True)
