@@ -6,7 +6,11 @@
 # What lies in projections/ at the time is in the image. To run others mount them over /app/projections, or build
 # an image FROM this one that copies them there. docs/deployment.md tells more.
 
-FROM python:3.12-slim AS build
+# One place for the version of both stages. Renew it with Python's security releases; to hold it to the byte as well, write
+# python:...@sha256:... with the digest that `docker buildx imagetools inspect` shows.
+ARG BASE=python:3.12.12-slim-bookworm
+
+FROM ${BASE} AS build
 WORKDIR /build
 COPY constraints.txt ./
 RUN python -m venv /opt/projectiond
@@ -17,7 +21,7 @@ COPY projections ./projections
 RUN /opt/projectiond/bin/pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt . \
     && /opt/projectiond/bin/pip uninstall --yes --quiet pip
 
-FROM python:3.12-slim
+FROM ${BASE}
 # A number, so that Kubernetes can see that it is not root (runAsNonRoot).
 RUN groupadd --gid 10001 projectiond \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin projectiond
@@ -34,9 +38,8 @@ ENV PATH=/opt/projectiond/bin:$PATH \
 USER 10001:10001
 # drain_seconds (20) must fit into what the runtime grants after this: docker run --stop-timeout 30.
 STOPSIGNAL SIGTERM
-# A daemon that has lost its database is healthy and waits. With PROJECTIOND_HTTP_PORT=0 there is nobody to ask: run it
-# with --no-healthcheck then.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as web; web.urlopen('http://127.0.0.1:' + os.environ.get('PROJECTIOND_HTTP_PORT', '8790') + '/healthz', timeout=4)"]
+# It asks /healthz at the address of the settings. A daemon that has lost its database is healthy and waits. With
+# PROJECTIOND_HTTP_PORT=0 there is nobody to ask: run it with --no-healthcheck then.
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 CMD ["projectiond", "health"]
 ENTRYPOINT ["projectiond"]
 CMD ["run"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from projectiond.cli import health
 from projectiond.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +28,8 @@ def instructions(stage: int) -> list[tuple[str, str]]:
         name, _, argument = line.partition(" ")
         if name == "FROM":
             stages.append([])
-        stages[-1].append((name, argument.strip()))
+        if stages:
+            stages[-1].append((name, argument.strip()))
     return stages[stage]
 
 
@@ -63,13 +65,17 @@ def test_the_daemon_is_the_process_that_docker_signals() -> None:
     assert argument_of("STOPSIGNAL") == "SIGTERM"
 
 
-def test_the_image_asks_for_its_health_at_the_port_of_the_settings() -> None:
+def test_both_stages_are_made_from_one_pinned_version() -> None:
+    (base,) = re.findall(r"^ARG BASE=(.*)$", DOCKERFILE.read_text(), re.MULTILINE)
+    assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", base)
+    assert [instructions(stage)[0] for stage in (0, -1)] == [("FROM", "${BASE} AS build"), ("FROM", "${BASE}")]
+
+
+def test_the_image_asks_for_its_health_at_the_address_of_the_settings() -> None:
     check = argument_of("HEALTHCHECK")
-    command = json.loads(check[check.index("CMD ") + 4 :])
-    assert command[:2] == ["python", "-c"]
-    compile(command[2], "HEALTHCHECK", "exec")
-    assert f"'PROJECTIOND_HTTP_PORT', '{Settings().http_port}'" in command[2]
-    assert "/healthz" in command[2]
+    assert json.loads(check[check.index("CMD ") + 4 :]) == ["projectiond", "health"]
+    (patience,) = re.findall(r"--timeout=(\d+)s", check)
+    assert int(patience) > health.PATIENCE_SECONDS
     configuration = tomllib.loads((ROOT / "config" / "production.toml").read_text())
     assert configuration["http_port"] == Settings().http_port
 
