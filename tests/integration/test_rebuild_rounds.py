@@ -72,7 +72,7 @@ class Writer(threading.Thread):
 
     def run(self) -> None:
         """Append one event after the other."""
-        while not self.is_over.wait(0.004):
+        while not self.is_over.wait(0.02):
             append(self._conn, "OrderPlaced")
 
 

@@ -428,6 +428,23 @@ REFUSALS: dict[str, tuple[LiteralString, str, str]] = {
 }
 
 
+def test_a_rebuild_that_an_older_version_has_begun_goes_on_in_place(database: Database) -> None:
+    conn = database.connect()
+    conn.execute("DROP TABLE projection_rebuilds")
+    conn.execute(
+        "CREATE TABLE projection_rebuilds (projection_name VARCHAR(100) PRIMARY KEY,"
+        " started_at TIMESTAMPTZ NOT NULL DEFAULT NOW(), target_sequence_number BIGINT NOT NULL)"
+    )
+    conn.execute("INSERT INTO projection_rebuilds VALUES ('orders', now(), 9)")
+    assert apply_schema(conn) == ["added columns to projection_rebuilds"]
+    assert apply_schema(conn) == []
+    conn.execute("INSERT INTO projection_rebuilds (projection_name) VALUES ('sales')")
+    rows = conn.execute(
+        "SELECT mode, is_begun, target_sequence_number FROM projection_rebuilds ORDER BY projection_name"
+    )
+    assert rows.fetchall() == [("in place", True, 9), ("beside", False, 0)]
+
+
 @pytest.mark.parametrize("fault", REFUSALS)
 def test_init_refuses_and_changes_nothing(starting: Connection, fault: str) -> None:
     statement, message, hint = REFUSALS[fault]

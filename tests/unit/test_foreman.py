@@ -1,0 +1,107 @@
+"""The foreman: which projection is built next, and when one that failed is tried again."""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from projectiond import foreman as module
+from projectiond.foreman import FAILED_SECONDS, Foreman
+from projectiond.recorder import InHand
+from projectiond.settings import Settings
+
+
+class Builder:
+    """Stands for the process of a builder."""
+
+    started: list[str] = []  # noqa: RUF012 -- emptied by the fixture
+
+    def __init__(self, _number: int, _briefing: object, *, module: str, subject: str) -> None:
+        del module
+        self.started.append(subject)
+        self.code: int | None = None
+        self.silent_seconds = 0.0
+        self.hand: Sequence[InHand] = ()
+        self.is_killed = False
+
+    def exit_code(self) -> int | None:
+        return self.code
+
+    def in_hand(self) -> Sequence[InHand]:
+        return self.hand
+
+    def kill(self) -> None:
+        self.is_killed = True
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    now = SimpleNamespace(seconds=1000.0)
+    Builder.started.clear()
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now.seconds))
+    monkeypatch.setattr(module, "Child", Builder)
+    return now
+
+
+def foreman() -> Any:  # noqa: ANN401 -- its builder is ours
+    return Foreman(Settings(database_url=SecretStr("postgresql://nowhere.invalid/x")))
+
+
+def test_one_builder_works_at_a_time_and_the_others_queue(clock: SimpleNamespace) -> None:
+    chief = foreman()
+    chief.tend({"b", "a"})
+    chief.tend({"b", "a"})
+    assert Builder.started == ["a"]
+    (builder,) = chief.children
+    builder.code = 0
+    clock.seconds += 0.2
+    for _ in range(2):
+        chief.tend({"b"})
+    assert Builder.started == ["a", "b"]
+
+
+def test_a_rebuild_that_failed_is_tried_again_after_a_minute_and_keeps_nobody_waiting(clock: SimpleNamespace) -> None:
+    chief = foreman()
+    for _ in range(3):
+        chief.tend({"a", "b"})
+        for builder in chief.children:
+            builder.code = 1
+        chief.tend({"a", "b"})
+    assert Builder.started == ["a", "b"]
+    clock.seconds += FAILED_SECONDS + 1
+    chief.tend({"a", "b"})
+    assert Builder.started == ["a", "b", "a"]
+
+
+def test_a_builder_in_which_a_handler_hangs_or_that_is_mute_is_killed(
+    clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(
+        Foreman, "_note", lambda _self, name, item, _reason: told.append(f"{name} {item.sequence_number}")
+    )
+    chief = foreman()
+    chief.tend({"a"})
+    (hanging,) = chief.children
+    hanging.hand = [InHand("a", 7, 61.0)]
+    chief.tend({"a"})
+    assert hanging.is_killed
+    assert told == ["a 7"]
+    clock.seconds += 2
+    chief.tend({"a"})
+    (mute,) = chief.children
+    mute.silent_seconds = 61.0
+    chief.tend({"a"})
+    assert mute.is_killed
+    # Each is followed by another, later each time.
+    clock.seconds += 1.5
+    chief.tend({"a"})
+    assert chief.children == []
+    clock.seconds += 1
+    chief.tend({"a"})
+    assert len(chief.children) == 1
