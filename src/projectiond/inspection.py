@@ -17,7 +17,7 @@ _PRIVILEGES: Final[Mapping[str, tuple[str, ...]]] = {
     "event_store": ("SELECT",),
     "projection_checkpoints": ("SELECT", "INSERT", "UPDATE"),
     "projection_dead_letters": ("SELECT", "INSERT", "UPDATE", "DELETE"),
-    "projection_builds": ("SELECT", "INSERT", "UPDATE"),
+    "projection_builds": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "projection_rebuilds": ("SELECT", "INSERT", "UPDATE"),
     "projection_rebuild_history": ("SELECT", "INSERT"),
     "projectiond_high_water_mark": ("SELECT", "INSERT", "UPDATE", "DELETE"),

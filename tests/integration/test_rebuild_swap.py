@@ -63,6 +63,7 @@ def facts(sides: Sides) -> dict[str, Any]:
         "columns": sides.db.execute("SELECT attname FROM pg_attribute WHERE attrelid = 'orders'::regclass").fetchall(),
         "checkpoint": sides.db.execute("SELECT * FROM projection_checkpoints").fetchall(),
         "dead letters": sides.db.execute("SELECT sequence_number FROM projection_dead_letters").fetchall(),
+        "build": sides.db.execute("SELECT digest FROM projection_builds").fetchall(),
     }
 
 
@@ -71,6 +72,14 @@ def checkpoint(sides: Sides, position: int) -> None:
         INSERT INTO projection_checkpoints (projection_name, last_sequence_number, last_processed_at)
         VALUES ('orders', {position}, '2024-01-01')
         ON CONFLICT (projection_name) DO UPDATE SET last_sequence_number = {position}
+    """)
+
+
+def build(sides: Sides, digest: str) -> None:
+    sides.live(f"""
+        INSERT INTO projection_builds (projection_name, fingerprint, digest, built_by)
+        VALUES ('orders', '{{}}', '{digest}', 'rebuilt')
+        ON CONFLICT (projection_name) DO UPDATE SET digest = '{digest}'
     """)
 
 
@@ -111,6 +120,7 @@ def test_tables_change_places_with_all_that_belongs_to_them_and_go_back(sides: S
     """)
     checkpoint(sides, 40)
     letter(sides, 7)
+    build(sides, "old")
     before = facts(sides)
 
     changes = run_swap(sides, "orders", "lines")
@@ -147,6 +157,7 @@ def test_tables_change_places_with_all_that_belongs_to_them_and_go_back(sides: S
         assert sides.db.execute("SELECT id, total FROM orders").fetchall() == [(1, 2)]
 
     # Meanwhile the daemon goes on.
+    build(sides, "new")
     checkpoint(sides, 50)
     sides.live("DELETE FROM projection_dead_letters")
     letter(sides, 45)
@@ -162,6 +173,7 @@ def test_tables_change_places_with_all_that_belongs_to_them_and_go_back(sides: S
         assert roll_back(sides.db, "orders").position == 50
     assert facts(sides)["rows"] == after["rows"]
     assert facts(sides)["dead letters"] == [(45,)]
+    assert facts(sides)["build"] == [("new",)]
     assert forget(sides.db, "orders")
     assert not forget(sides.db, "orders")
     with pytest.raises(ConfigurationError, match="no retired tables"):
@@ -372,7 +384,8 @@ def test_a_role_that_is_no_superuser_swaps_the_tables_of_another(sides: Sides, r
         GRANT {role} TO {daemon};
         GRANT CREATE ON DATABASE {sides.database.name} TO {daemon};
         GRANT CREATE ON SCHEMA public TO {daemon};
-        GRANT SELECT, INSERT, UPDATE, DELETE ON projection_checkpoints, projection_dead_letters TO {daemon};
+        GRANT SELECT, INSERT, UPDATE, DELETE ON projection_checkpoints, projection_dead_letters,
+            projection_builds TO {daemon};
         ALTER SCHEMA {SPACE} OWNER TO {daemon};
         CREATE TABLE orders (id serial PRIMARY KEY);
         ALTER TABLE orders OWNER TO {role};

@@ -1,8 +1,8 @@
 """The tables that a swap has taken out of service: the way back to them, and their end.
 
-They are kept in a schema of their own, with a copy of the checkpoint and dead letters that they belong to.  Going
-back is the same swap once more: what is served now is kept instead, with its checkpoint, so that going back
-twice is going forward again.  The daemon then applies to the old tables what has happened since.
+They are kept in a schema of their own, with copies of the checkpoint and dead letters that belong to them, and of what
+they were built by.  Going back is the same swap once more: what is served now is kept instead, with its checkpoint, so
+that going back twice is going forward again.  The daemon then applies to the old tables what has happened since.
 
 The names of both sides were written down by the swap, for whatever else is in the schemas by now is none of ours.
 """
@@ -70,17 +70,15 @@ WHERE live.projection_name = %(name)s
     AND kept.projection_name = live.projection_name
 """
 
-# Parameters: name.
-_EXCHANGE_DEAD_LETTERS: tuple[LiteralString, ...] = (
-    "CREATE TABLE {retired}.projectiond_moving (LIKE projection_dead_letters)",
-    "INSERT INTO {retired}.projectiond_moving SELECT * FROM {retired}.projection_dead_letters",
-    "DELETE FROM {retired}.projection_dead_letters",
-    """
-    INSERT INTO {retired}.projection_dead_letters
-    SELECT * FROM projection_dead_letters WHERE projection_name = {name}
-    """,
-    "DELETE FROM projection_dead_letters WHERE projection_name = {name}",
-    "INSERT INTO projection_dead_letters SELECT * FROM {retired}.projectiond_moving",
+# What else belongs to the tables: events that could not be applied to them, and what they were built by.
+_BELONGINGS: Final = ("projection_dead_letters", "projection_builds")
+_EXCHANGE_BELONGINGS: tuple[LiteralString, ...] = (
+    "CREATE TABLE {retired}.projectiond_moving (LIKE {table})",
+    "INSERT INTO {retired}.projectiond_moving SELECT * FROM {retired}.{table}",
+    "DELETE FROM {retired}.{table}",
+    "INSERT INTO {retired}.{table} SELECT * FROM {table} WHERE projection_name = {name}",
+    "DELETE FROM {table} WHERE projection_name = {name}",
+    "INSERT INTO {table} SELECT * FROM {retired}.projectiond_moving",
     "DROP TABLE {retired}.projectiond_moving",
 )
 
@@ -193,6 +191,7 @@ def _exchange(db: Connection, name: str, exchange: Exchange) -> None:
     move(db, exchange.live, exchange.space)
     db.execute(SQL("DROP SCHEMA {}").format(Identifier(moving)))
     db.execute(SQL("UPDATE {}.projectiond_places SET is_served = NOT is_served").format(schema))
-    for statement in _EXCHANGE_DEAD_LETTERS:
-        db.execute(SQL(statement).format(retired=schema, name=name))
+    for table in map(Identifier, _BELONGINGS):
+        for statement in _EXCHANGE_BELONGINGS:
+            db.execute(SQL(statement).format(retired=schema, table=table, name=name))
     db.execute(SQL(_EXCHANGE_CHECKPOINTS).format(retired=schema), {"name": name})

@@ -35,6 +35,7 @@ PREPARATION_TIMEOUT: Final = "2s"
 _MAKE: tuple[LiteralString, ...] = (
     "CREATE TABLE {retired}.projection_checkpoints (LIKE projection_checkpoints)",
     "CREATE TABLE {retired}.projection_dead_letters (LIKE projection_dead_letters)",
+    "CREATE TABLE {retired}.projection_builds (LIKE projection_builds)",
     "CREATE TABLE {retired}.projectiond_places (catalogue text, name text, home text, is_served boolean)",
 )
 # Parameters: name.
@@ -46,6 +47,10 @@ _COPY: tuple[LiteralString, ...] = (
     """
     INSERT INTO {retired}.projection_dead_letters
     SELECT * FROM projection_dead_letters WHERE projection_name = %(name)s
+    """,
+    """
+    INSERT INTO {retired}.projection_builds
+    SELECT * FROM projection_builds WHERE projection_name = %(name)s
     """,
 )
 # Parameters: catalogue, name, home, is_served.
