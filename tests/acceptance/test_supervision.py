@@ -261,6 +261,7 @@ def test_systemd_hears_ready_the_watchdog_and_stopping(database: Database, tmp_p
             daemon.environment |= {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"}
             daemon.start()
             eventually(lambda: hears("READY=1"))
+            eventually(lambda: hears("STATUS=1 of 1 workers are at work"))
             heard.clear()
             eventually(lambda: hears("WATCHDOG=1"))
             daemon.send(signal.SIGTERM)

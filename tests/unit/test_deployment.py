@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from projectiond.cli import health
 from projectiond.settings import Settings
+from projectiond.settings_secrets import file_setting
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "Dockerfile"
@@ -16,6 +19,9 @@ GUIDE = ROOT / "docs" / "deployment.md"
 UNITS = [ROOT / "systemd" / "projectiond.service", ROOT / "systemd" / "projectiond@.service"]
 DRAIN_SECONDS = Settings.model_fields["drain_seconds"].default
 
+SYSTEMD_ANALYZE = shutil.which("systemd-analyze") or ""
+
+needs_systemd = pytest.mark.skipif(not SYSTEMD_ANALYZE, reason="systemd-analyze is not installed")
 unit_files = pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
 
 
@@ -163,10 +169,45 @@ def test_a_unit_gives_no_rights_away(unit: Path) -> None:
     assert service["CapabilityBoundingSet"] == [""]
 
 
+@unit_files
+def test_a_unit_has_the_address_from_a_credential(unit: Path) -> None:
+    service = assignments(unit, "Service")
+    (credential,) = service["LoadCredential"]
+    name, _, path = credential.partition(":")
+    assert f"PROJECTIOND_{file_setting(name).upper()}=%d/{name}" in service["Environment"]
+    assert path in unit.read_text().partition("[Unit]")[0]
+    assert path.replace("%i", "shop") in GUIDE.read_text()
+
+
+@needs_systemd
+@unit_files
+def test_systemd_finds_no_fault_in_a_unit(unit: Path, tmp_path: Path) -> None:
+    # What is not installed here, a credential too, is not looked for.
+    copy = tmp_path / unit.name
+    copy.write_text(unit.read_text().replace("/opt/projectiond/bin/projectiond", "/bin/true"))
+    done = subprocess.run(
+        [SYSTEMD_ANALYZE, "verify", "--man=no", copy], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@needs_systemd
+@unit_files
+def test_systemd_rates_a_units_exposure_as_ok_or_better(unit: Path) -> None:
+    # 2.0 of 10; above it the word would be "medium".
+    subprocess.run(
+        [SYSTEMD_ANALYZE, "security", "--offline=true", "--no-pager", "--threshold=20", unit],
+        capture_output=True,
+        check=True,
+        timeout=30,
+    )
+
+
 def test_the_template_differs_from_the_unit_in_its_instance_only() -> None:
     unit, template = (assignments(path, "Service") for path in UNITS)
     assert template["ExecStart"] == [unit["ExecStart"][0].replace("production.toml", "%i.toml")]
     assert template["EnvironmentFile"] == [*unit["EnvironmentFile"], "-/etc/projectiond/%i.environment"]
+    assert template["LoadCredential"] == [unit["LoadCredential"][0].replace("projectiond/", "projectiond/%i.")]
     for service in (unit, template):
-        del service["ExecStart"], service["EnvironmentFile"]
+        del service["ExecStart"], service["EnvironmentFile"], service["LoadCredential"]
     assert template == unit
