@@ -6,15 +6,13 @@ for are counted, found by the index on ``created_at``, and never for longer than
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from datetime import date
+from dataclasses import asdict
 from typing import Annotated, Any, Final
-from uuid import UUID
 
 import typer
 from psycopg import errors
 
-from projectiond import sql
+from projectiond.activity import Activity, Aggregate, Day, count_activity
 from projectiond.cli.output import Column, Grid, ago, show, tell
 from projectiond.cli.target import Target, find_target
 from projectiond.database import Connection
@@ -23,28 +21,6 @@ from projectiond.overview import Overview, ProjectionState, read_overview
 
 MOST_DAYS: Final = 3660
 MOST_AGGREGATES: Final = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Day:
-    """A day of UTC."""
-
-    day: date
-    events: int
-    aggregates: int
-    """How many aggregates these events are of."""
-
-
-@dataclass(frozen=True, slots=True)
-class Aggregate:
-    """An aggregate with events in the days that were asked for."""
-
-    aggregate_id: UUID
-    aggregate_type: str
-    events: int
-    """In these days."""
-    version: int
-    """Of the last of these events: the length of its stream."""
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -79,30 +55,25 @@ def stats(
     target = find_target(context.obj)
     with target.connect("stats") as db:
         overview = read_overview(db, None)
-        per_day, most_active = _count(db, target, days, limit)
+        activity = _count(db, target, days, limit)
     if as_json:
-        tell(json.dumps(_as_object(overview, days, per_day, most_active), indent=2))
+        tell(json.dumps(_as_object(overview, days, activity), indent=2))
     else:
-        _show(overview, days, per_day, most_active)
+        _show(overview, days, activity)
 
 
-def _count(db: Connection, target: Target, days: int, limit: int) -> tuple[list[Day], list[Aggregate]]:
-    parameters = {"days": days, "limit": limit}
+def _count(db: Connection, target: Target, days: int, limit: int) -> Activity:
     try:
-        per_day = [Day(*row) for row in db.execute(sql.EVENTS_PER_DAY, parameters)]
-        most_active = [Aggregate(*row) for row in db.execute(sql.MOST_ACTIVE_AGGREGATES, parameters)]
+        return count_activity(db, days, limit)
     except errors.QueryCanceled as error:
         raise ProjectiondError(
             f"to count the events of {days} days took longer than"
             f" {target.settings.statement_timeout_seconds:g} s (statement_timeout_seconds)",
             hint="ask for fewer --days, or raise that setting",
         ) from error
-    return per_day, most_active
 
 
-def _as_object(
-    overview: Overview, days: int, per_day: Sequence[Day], most_active: Sequence[Aggregate]
-) -> dict[str, Any]:
+def _as_object(overview: Overview, days: int, activity: Activity) -> dict[str, Any]:
     return {
         "head": overview.head,
         "days": days,
@@ -118,12 +89,12 @@ def _as_object(
         ],
         "events_per_day": [{**asdict(day), "day": day.day.isoformat()} for day in per_day],
         "most_active_aggregates": [
-            {**asdict(aggregate), "aggregate_id": str(aggregate.aggregate_id)} for aggregate in most_active
+            {**asdict(aggregate), "aggregate_id": str(aggregate.aggregate_id)} for aggregate in activity.most_active
         ],
     }
 
 
-def _show(overview: Overview, days: int, per_day: Sequence[Day], most_active: Sequence[Aggregate]) -> None:
+def _show(overview: Overview, days: int, activity: Activity) -> None:
     if overview.projections:
         show(_grid_of_projections(overview.projections))
     else:
@@ -131,13 +102,13 @@ def _show(overview: Overview, days: int, per_day: Sequence[Day], most_active: Se
     if not overview.head:
         tell("", "the store holds no event yet")
         return
-    if not most_active:
+    if not activity.most_active:
         tell("", f"no event in the last {days} days; the store's head is {overview.head}")
         return
     tell("")
-    show(_grid_of_days(per_day))
+    show(_grid_of_days(activity.per_day))
     tell("")
-    show(_grid_of_aggregates(most_active))
+    show(_grid_of_aggregates(activity.most_active))
 
 
 def _grid_of_projections(projections: Sequence[ProjectionState]) -> Grid:
