@@ -87,7 +87,7 @@ def _as_object(overview: Overview, days: int, activity: Activity) -> dict[str, A
             }
             for state in overview.projections
         ],
-        "events_per_day": [{**asdict(day), "day": day.day.isoformat()} for day in per_day],
+        "events_per_day": [{**asdict(day), "day": day.day.isoformat()} for day in activity.per_day],
         "most_active_aggregates": [
             {**asdict(aggregate), "aggregate_id": str(aggregate.aggregate_id)} for aggregate in activity.most_active
         ],
