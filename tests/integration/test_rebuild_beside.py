@@ -21,9 +21,10 @@ from projectiond.rebuild.builder import Result
 from projectiond.rebuild.replay import Replay
 from projectiond.recorder import nowhere
 from projectiond.registry import define
+from projectiond.runner import Outcome
 from projectiond.settings import Settings
 from tests.support.builders import Gate, build, building, gated
-from tests.support.daemon import Daemon, Reporter, captured_log, journal
+from tests.support.daemon import Daemon, Reporter, Stage, captured_log, journal
 from tests.support.events import append, append_many
 from tests.support.journals import KINDS, Journal, journal_of
 from tests.support.postgres import Database, LocalServer
@@ -174,14 +175,18 @@ def test_tables_that_somebody_else_has_filled_are_not_touched_before_the_finish(
     numbers = append_many(conn, 20)
     conn.execute("CREATE TABLE journal (place bigint GENERATED ALWAYS AS IDENTITY, sequence_number bigint NOT NULL)")
     conn.execute("INSERT INTO journal (sequence_number) VALUES (-1)")
-    with Daemon(database, journal()) as daemon:
-        daemon.wait_for_status("journal", "paused")
-        daemon.set_status("journal", "rebuilding")
-        eventually(lambda: daemon.worker._runners["journal"].checkpoint.status == "rebuilding")  # type: ignore[union-attr]
-        numbers.append(append(conn, "OrderPlaced"))
+    with Stage(database, journal(), mark=20) as stage:
+        assert stage.runner.run_once() is Outcome.PAUSED
+        assert stage.checkpoint()["status"] == "paused"
+        stage.set_status("journal", "rebuilding")
+        stage.runner.recheck()
+        for _ in range(3):
+            assert stage.runner.run_once() is Outcome.PAUSED
+        assert stage.applied() == [-1]
         assert build(database, journal()) is Result.FINISHED
-        daemon.wait_until_at("journal", numbers[-1])
-        assert daemon.applied() == numbers
+        stage.runner.recheck()
+        assert stage.runner.run_once() is Outcome.CAUGHT_UP
+        assert stage.applied() == numbers
 
 
 def test_a_projection_of_a_store_that_was_restored_is_rebuilt_though_it_was_beyond_the_end(database: Database) -> None:
@@ -307,6 +312,7 @@ def test_g4_a_pause_waits_for_the_commit_of_a_batch_that_has_moved_the_rebuild(d
     assert reporter.ask(REBUILD) == moved
 
 
+@pytest.mark.any_server
 def test_a_paused_rebuild_goes_on_where_it_was_and_begins_afresh_when_that_is_asked_for(database: Database) -> None:
     gate = Gate(at=31)
     numbers = begin(database, gated(gate))
@@ -609,6 +615,8 @@ class KilledConnection:
             self.left = -1
 
 
+@pytest.mark.faults
+@pytest.mark.any_server
 def test_a_builder_that_dies_in_the_finish_leaves_the_old_state_with_the_progress_or_the_new_one(
     database: Database,
 ) -> None:

@@ -7,12 +7,16 @@ caller knows to be settled, and no further.
 What the runner decides about failures holds here too: transient ones are tried again until they pass, a bad event is
 found and tried ``max_attempts`` times, and what remains pauses the space's row with its reason.  That is raised here.
 
+That a number is settled is proven on one server.  Should another take over in the middle, or this one be restarted, the
+replay is given up: whoever runs it begins again with a proof of its own.
+
 Called by the builder, and by whatever else wants a read model as its history gives it.  From one thread.
 """
 
 import time
 import uuid
 from collections.abc import Callable
+from datetime import datetime
 from types import TracebackType
 from typing import Final, Self
 
@@ -21,7 +25,7 @@ from psycopg_pool import ConnectionPool
 
 from projectiond.database import Connection, borrow, fetch_row, open_pool
 from projectiond.definition import Definition
-from projectiond.errors import ReplayStoppedError
+from projectiond.errors import DatabaseUnavailableError, ReplayStoppedError
 from projectiond.limits import Limits
 from projectiond.rebuild import statements
 from projectiond.recorder import Slot
@@ -65,6 +69,7 @@ class Replay:
         self._definition = definition
         self._share = share
         self._upto = 0
+        self._server: datetime | None = None
         self._is_stopped = False
         self._pool: ConnectionPool[Connection] = open_pool(
             dsn,
@@ -75,7 +80,7 @@ class Replay:
             replay_id=str(rebuild_id or ""),
         )
         self._runner = Runner(
-            definition, limits, self._pool, lambda _: self._upto, slot, careful_upto=careful_upto, is_replay=True
+            definition, limits, self._pool, self._settled, slot, careful_upto=careful_upto, is_replay=True
         )
         self._name = {"name": definition.name}
 
@@ -85,6 +90,7 @@ class Replay:
     def __enter__(self) -> Self:
         with borrow(self._pool) as db:
             db.execute(statements.RESUME_REPLAY, self._name)
+            self._server = db.incarnation
         return self
 
     def __exit__(
@@ -115,6 +121,7 @@ class Replay:
 
         Raises:
             ReplayStoppedError: An event, or another fault, stops it; what precedes it has been committed.
+            DatabaseUnavailableError: The server is not the one any more on which it was begun.
         """
         deadline = None if seconds is None else time.monotonic() + seconds
         position = self.position
@@ -127,10 +134,15 @@ class Replay:
                 outcome = self._runner.step()
                 if outcome is Outcome.PAUSED and not self._is_stopped:
                     raise ReplayStoppedError(self._reason())
+                if outcome is Outcome.CAUGHT_UP:
+                    raise DatabaseUnavailableError("the server was restarted, or another has taken over")
                 position = self.position
                 if self._share < 1 and position < upto:
                     time.sleep((time.monotonic() - began) * (1 / self._share - 1))
         return position >= upto
+
+    def _settled(self, db: Connection) -> int:
+        return self._upto if db.incarnation == self._server else -1
 
     def _reason(self) -> str:
         with borrow(self._pool) as db:
