@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 from uuid import UUID
@@ -15,9 +16,11 @@ from projectiond import logs, steering
 from projectiond.database import Connection
 from projectiond.event import Event
 from projectiond.limits import resolve_limits
+from projectiond.overview import read_overview
 from projectiond.projection import BaseProjection, BatchProjection, Projection, handles
 from projectiond.rebuild import space as spaces
 from projectiond.rebuild.builder import Result
+from projectiond.rebuild.marker import note_failure
 from projectiond.rebuild.replay import Replay
 from projectiond.recorder import nowhere
 from projectiond.registry import define
@@ -310,6 +313,31 @@ def test_g4_a_pause_waits_for_the_commit_of_a_batch_that_has_moved_the_rebuild(d
         assert running.wait() is Result.NOTHING
     assert moved[0][0] >= 10
     assert reporter.ask(REBUILD) == moved
+
+
+def test_the_overview_has_how_far_it_is_and_what_keeps_it_back(database: Database) -> None:
+    gate = Gate(at=31)
+    begin(database, gated(gate))
+    with (
+        databases.connect(database.dsn, role="test", statement_timeout_seconds=30) as db,
+        building(database, gated(gate), batch_size=15, checkpoint_every=15) as running,
+    ):
+        assert gate.is_reached.wait(WAIT_SECONDS)
+        rebuild = read_overview(db, None).projections[0].rebuild
+        assert rebuild is not None
+        assert (rebuild.mode, rebuild.position, rebuild.share, rebuild.is_paused) == ("beside", 15, 0.25, False)
+        assert rebuild.seconds_left is not None
+        steering.pause(db, "journal")
+        note_failure(db, "journal", "not while it is paused")
+        paused = read_overview(db, None).projections[0].rebuild
+        assert paused == replace(rebuild, is_paused=True, seconds_left=None)
+        steering.resume(db, "journal")
+        note_failure(db, "journal", "no space left")
+        failed = read_overview(db, None).projections[0].rebuild
+        assert failed is not None
+        assert failed.error_message == "no space left"
+        gate.open()
+        running.wait()
 
 
 @pytest.mark.any_server
