@@ -19,7 +19,8 @@ from projectiond import logs, sql
 from projectiond.child import Child
 from projectiond.database import connect
 from projectiond.errors import DatabaseUnavailableError
-from projectiond.rebuild.marker import note_failure
+from projectiond.failure import printable
+from projectiond.rebuild.marker import RETRYING, note_failure
 from projectiond.recorder import InHand
 from projectiond.settings import Settings
 from projectiond.suspicion import Suspicion
@@ -58,7 +59,7 @@ class Foreman:
         self._next_at: dict[str, float] = {}
         self._deaths: dict[str, int] = {}
         # What could not be written into the rebuild's row yet.
-        self._untold: list[tuple[str, InHand, str]] = []
+        self._untold: list[tuple[str, InHand | None, str]] = []
 
     def __repr__(self) -> str:
         return f"<Foreman {self._name} {self._child}>"
@@ -127,8 +128,12 @@ class Foreman:
         deaths = self._deaths[self._name] = self._deaths.get(self._name, 0) + 1
         pause = min(FIRST_RESTART_SECONDS * 2.0 ** (deaths - 1), FAILED_SECONDS)
         self._next_at[self._name] = time.monotonic() + pause
-        self._suspicion.note_death(in_hand, reason)
-        self._untold += [(self._name, item, reason) for item in in_hand]
+        guilty = {verdict.sequence_number for verdict in self._suspicion.note_death(in_hand, reason)}
+        suspects: list[InHand | None] = [*in_hand] or [None]
+        for item in suspects:
+            # Anybody may have killed it; what dies over one event again and again has stopped.
+            is_guilty = item is not None and item.sequence_number in guilty
+            self._untold.append((self._name, item, reason if is_guilty else f"{RETRYING}{reason}"))
         self._let_go(child)
 
     def _let_go(self, child: Child) -> None:
@@ -144,12 +149,12 @@ class Foreman:
                 return
             self._untold.remove((name, item, reason))
 
-    def _note(self, name: str, item: InHand, reason: str) -> None:
+    def _note(self, name: str, item: InHand | None, reason: str) -> None:
         dsn = self._settings.database_dsn() or ""
         # Short, for meanwhile nobody looks after the workers.
         with connect(dsn, role="supervisor", statement_timeout_seconds=2, connect_timeout_seconds=2) as db:
-            row = db.execute(sql.NAME_EVENT, {"sequence_number": item.sequence_number}).fetchone()
-            event_type, event_id = row or ("?", "?")
-            note_failure(
-                db, name, f'event {item.sequence_number} ("{event_type}", id {event_id}): {reason}; mend the handler'
-            )
+            if item is not None:
+                row = db.execute(sql.NAME_EVENT, {"sequence_number": item.sequence_number}).fetchone()
+                event_type, event_id = row or ("?", "?")
+                reason += f', at event {item.sequence_number} ("{event_type}", id {event_id})'
+            note_failure(db, name, printable(reason))

@@ -623,6 +623,8 @@ def test_a_space_that_something_depends_on_is_not_dropped_with_it(database: Data
         conn.execute(f"CREATE VIEW peek AS SELECT * FROM {SPACE}.journal")
         with pytest.raises(Exception, match=r"public\.peek would go, or lose a column, with it"):
             spaces.drop(db, space.schema)
+        with pytest.raises(Exception, match=r"public\.peek would go, or lose a column, with it"):
+            spaces.make_for_rebuild(db, define(journal()), "two")
         assert conn.execute("SELECT * FROM peek").fetchall() == []
 
 

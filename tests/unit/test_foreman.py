@@ -82,22 +82,21 @@ def test_a_builder_in_which_a_handler_hangs_or_that_is_mute_is_killed(
     clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr(
-        Foreman, "_note", lambda _self, name, item, _reason: told.append(f"{name} {item.sequence_number}")
-    )
+    monkeypatch.setattr(Foreman, "_note", lambda _self, name, item, reason: told.append(f"{name}: {reason}, {item}"))
     chief = foreman()
     chief.tend({"a"})
     (hanging,) = chief.children
     hanging.hand = [InHand("a", 7, 61.0)]
     chief.tend({"a"})
     assert hanging.is_killed
-    assert told == ["a 7"]
+    assert told == [f"a: retrying: its handler had not returned after 60 s, {hanging.hand[0]}"]
     clock.seconds += 2
     chief.tend({"a"})
     (mute,) = chief.children
     mute.silent_seconds = 61.0
     chief.tend({"a"})
     assert mute.is_killed
+    assert told[1:] == ["a: retrying: its builder was mute for 61 s, None"]
     # Each is followed by another, later each time.
     clock.seconds += 1.5
     chief.tend({"a"})

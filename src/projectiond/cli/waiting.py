@@ -21,6 +21,7 @@ from projectiond.errors import ProjectiondError
 from projectiond.failure import printable
 from projectiond.lateness import paused_sentence
 from projectiond.overview import count_live_workers, read_head, read_hold
+from projectiond.rebuild.marker import RETRYING
 from projectiond.waiting import watch
 
 # How often the rows are read; a person sees no difference, and the database feels none.
@@ -95,7 +96,7 @@ def watch_rebuilds(db: Connection, names: Sequence[str]) -> None:
 
 def has_stopped(now: Checkpoint) -> bool:
     """Say whether a rebuild beside the live tables cannot go on; what it only waits for will pass."""
-    return now.is_rebuilt_beside and bool(now.rebuild_error) and not str(now.rebuild_error).startswith("retrying: ")
+    return now.is_rebuilt_beside and bool(now.rebuild_error) and not str(now.rebuild_error).startswith(RETRYING)
 
 
 def stopped_sentence(now: Checkpoint) -> str:

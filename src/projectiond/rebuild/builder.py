@@ -36,7 +36,7 @@ from projectiond.rebuild import space as spaces
 from projectiond.rebuild import statements
 from projectiond.rebuild.dependents import refuse_swap
 from projectiond.rebuild.finish import Finished, finish
-from projectiond.rebuild.marker import note_failure
+from projectiond.rebuild.marker import RETRYING, note_failure
 from projectiond.rebuild.replay import Replay
 from projectiond.rebuild.shape import finish_by
 from projectiond.rebuild.space import Space
@@ -213,7 +213,7 @@ class Builder:
         except (psycopg.Error, DatabaseUnavailableError) as error:
             if not is_transient(error) or db.closed:
                 raise
-            text = f"retrying: {describe(error)}"
+            text = f"{RETRYING}{describe(error)}"
             db.execute(statements.NOTE_FAILURE, {**self._name, "error": text})
             self._repeats.log("warning", logs.REBUILD_RETRYING, key=type(error).__name__, error=text)
             return False

@@ -3,9 +3,14 @@
 Called by the builder, and by the supervisor over a builder that cannot say it any more.
 """
 
+from typing import Final
+
 from projectiond import logs
 from projectiond.database import Connection
 from projectiond.rebuild import statements
+
+# How an error begins that may pass by itself: whoever waits for the rebuild goes on waiting.
+RETRYING: Final = "retrying: "
 
 log = logs.get_logger()
 

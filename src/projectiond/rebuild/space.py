@@ -107,12 +107,7 @@ def drop(db: Connection, schema: str) -> None:
         ConfigurationError: Something outside depends on what is in it, and would go with it.
     """
     with db.transaction():
-        dependents = [str(row[0]) for row in db.execute(statements.DEPENDENTS, {"schema": schema})]
-        if dependents:
-            raise ConfigurationError(
-                f'the schema "{schema}" cannot be dropped: {", ".join(dependents)} would go, or lose a column, with it',
-                hint="drop what depends on it, or move it to another schema",
-            )
+        _refuse_dependents(db, schema)
         if fetch_row(db, statements.MAY_CREATE_SCHEMA)[0]:
             db.execute(_in(schema, statements.DROP_SCHEMA))
         else:
@@ -202,11 +197,21 @@ def _make_schema(db: Connection, space: Space) -> None:
             hint="drop it, or change its owner with ALTER SCHEMA … OWNER TO",
         )
     if is_space:
+        _refuse_dependents(db, space.schema)
         _empty(db, space.schema)
     elif is_filled:
         raise ConfigurationError(
             f'the schema "{space.schema}" is in use: it holds what projectiond has not made',
             hint="name another, or drop what is in it",
+        )
+
+
+def _refuse_dependents(db: Connection, schema: str) -> None:
+    dependents = [str(row[0]) for row in db.execute(statements.DEPENDENTS, {"schema": schema})]
+    if dependents:
+        raise ConfigurationError(
+            f'the schema "{schema}" cannot be dropped: {", ".join(dependents)} would go, or lose a column, with it',
+            hint="drop what depends on it, or move it to another schema",
         )
 
 
