@@ -223,7 +223,7 @@ def test_a_reset_waits_for_readers_of_the_table_only_for_a_while(
 
 
 def test_a_rebuild_that_is_finished_is_running_and_can_be_asked_for_again(
-    db: databases.Connection, conn: Connection, rebuilding: Checkpoint
+    db: databases.Connection, rebuilding: Checkpoint
 ) -> None:
     checkpoints.reset(db, rebuilding, ("orders",), 100)
     assert checkpoints.finish_rebuild(db, checkpoints.load(db, "orders"))
