@@ -83,7 +83,7 @@ def test_a_transaction_grows_no_longer_than_its_time(database: Database, monkeyp
 def test_what_was_read_ahead_is_not_read_again(database: Database) -> None:
     numbers = append_many(database.connect(), 60)
     with Stage(
-        database, journal(), mark=60, batch_size=10, checkpoint_every=10, catchup_transaction_seconds=0.01
+        database, journal(), mark=60, batch_size=10, checkpoint_every=10, catchup_transaction_seconds=10
     ) as stage:
         asked = []
         ask = stage.runner._applier._reader.ask

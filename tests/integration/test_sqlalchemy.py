@@ -217,6 +217,7 @@ def test_alembic_finds_no_difference_and_drops_nothing(base: type[DeclarativeBas
 
     own = {"add_table orders"} if base is TeamBase else set()
     beside = {
+        "remove_index idx_dead_letters_to_retry",
         "remove_table projection_builds",
         "remove_table projection_dead_letters",
         "remove_table projection_rebuild_history",

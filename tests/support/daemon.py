@@ -270,4 +270,7 @@ class Stage(Reporter):
 
     def __exit__(self, *_: object) -> None:
         self.runner.stop()
+        # Its last step counts itself, in memory that is taken away next; and it may never have been started.
+        with contextlib.suppress(RuntimeError):
+            self.runner.join(30)
         self._exit.close()
