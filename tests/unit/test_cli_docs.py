@@ -6,6 +6,7 @@ from pathlib import Path
 from projectiond import logs
 from projectiond.cli.application import app
 from projectiond.settings import Settings
+from tests.support.pages import anchors_of
 
 ROOT = Path(__file__).parents[2]
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
@@ -47,5 +48,7 @@ def test_every_command_stands_in_both_tables() -> None:
 
 def test_links_between_the_pages_lead_somewhere() -> None:
     for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+        for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([\w-]+))?\)", page.read_text(encoding="utf-8")):
+            linked = page.parent / target if target else page
+            assert linked.exists(), f"{page.name} links to {target}"
+            assert not anchor or anchor in anchors_of(linked), f"{page.name} links to {target}#{anchor}"

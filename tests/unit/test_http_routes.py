@@ -19,7 +19,7 @@ from projectiond.http.headers import SECURITY_HEADERS
 from projectiond.http.readings import Reading
 from projectiond.http.vigil import Fault
 from projectiond.http.waiters import Outcome, TooManyWaitersError
-from projectiond.overview import Hold
+from projectiond.overview import Hold, RebuildState
 from projectiond.recorder import Recorder
 from tests.support.http import FakeReadings, FakeWaiters, Site, crew_of, page_of, reading_of, state_of
 
@@ -28,6 +28,7 @@ STUCK = Fault("supervisor", "", None, "the supervisor's loop does not turn", 31.
 API = "/api/v1/projections"
 
 # What a psycopg text, a plugin's file name or a row written by hand may hold.
+REBUILD = RebuildState("beside", 10, 0.25, None, is_paused=False, error_message="no privilege")
 HOSTILE = 'a"b\\c\n\r\x1b[31m\x00\u202e\udc80</script>{}'
 
 
@@ -218,9 +219,21 @@ class TestMetrics:
         assert samples["worker_resident_memory_bytes", "1"] > 1e6
 
     def test_all_that_are_declared_are_exposed_and_no_others(self) -> None:
-        site = Site(crew=crew_of(page_of("orders", work=at_work)))
+        reading = reading_of(state_of(rebuild=REBUILD))
+        site = Site(crew=crew_of(page_of("orders", work=at_work)), readings=FakeReadings(reading))
         exposed = dict(re.findall(r"^# TYPE (\S+) (\S+)$", site.ask("/metrics").text, re.MULTILINE))
         assert exposed == {family.name: family.type for family in FAMILIES}
+
+    def test_what_holds_a_projection_or_its_rebuild_back_is_told_apart(self) -> None:
+        states = [state_of("paused", error_message="bad event"), state_of("rebuilt", rebuild=REBUILD)]
+        samples = self.samples(Site(readings=FakeReadings(reading_of(*states))))
+        names = ("projection_has_error", "projection_rebuild_has_error", "projection_rebuild_share")
+        assert {key: number for key, number in samples.items() if key[0] in names} == {
+            ("projection_has_error", "paused"): 1,
+            ("projection_has_error", "rebuilt"): 0,
+            ("projection_rebuild_has_error", "rebuilt"): 1,
+            ("projection_rebuild_share", "rebuilt"): 0.25,
+        }
 
     def test_what_is_not_known_is_left_out(self) -> None:
         site = Site(crew=crew_of(None), readings=FakeReadings(Reading()))

@@ -41,6 +41,19 @@ FAMILIES: Final = (
         "projectiond_projection_has_runner", "gauge", _OF_PROJECTION, "whether a worker of any daemon holds its lease"
     ),
     Family("projectiond_projection_dead_letters", "gauge", _OF_PROJECTION, "rows in projection_dead_letters"),
+    Family("projectiond_projection_has_error", "gauge", _OF_PROJECTION, "whether its error_message says something"),
+    Family(
+        "projectiond_projection_rebuild_share",
+        "gauge",
+        _OF_PROJECTION,
+        "how much of the store its rebuild has replayed, from 0 to 1; absent when there is none",
+    ),
+    Family(
+        "projectiond_projection_rebuild_has_error",
+        "gauge",
+        _OF_PROJECTION,
+        "whether something keeps its rebuild from going on; absent when there is none",
+    ),
     Family("projectiond_store_head_position", "gauge", (), "the largest visible sequence number"),
     Family("projectiond_store_live_workers", "gauge", (), "workers of all daemons that are connected"),
     Family("projectiond_store_mark_held", "gauge", (), "whether open transactions hold the high-water mark"),

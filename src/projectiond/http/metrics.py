@@ -113,6 +113,10 @@ class _Values:
                 self.set("projection_status", state.status == status, name, status)
             self.set("projection_has_runner", state.has_runner, name)
             self.set("projection_dead_letters", state.dead_letters, name)
+            self.set("projection_has_error", bool(state.error_message), name)
+            if state.rebuild is not None:
+                self.set("projection_rebuild_share", state.rebuild.share, name)
+                self.set("projection_rebuild_has_error", bool(state.rebuild.error_message), name)
         self.set("store_head_position", reading.overview.head)
         self.set("store_live_workers", reading.overview.live_workers)
         self.set("store_mark_held", reading.overview.hold is not None)
