@@ -25,11 +25,12 @@ _TRANSACTION_CONTROL: Final = re.compile(
 )
 
 
-# What outlives the transaction; SET LOCAL, SET CONSTRAINTS and set_config(..., true) do not.
+# What outlives the transaction; SET LOCAL, SET CONSTRAINTS and set_config(..., true) do not, whose value may be a
+# parameter, %(name)s.
 _SESSION_CHANGE: Final = re.compile(
     r"""\s*+ (?: set (?! \s+ (?: local | constraints | transaction ) \b) | reset | discard | listen
               | create \s+ (?: (?: local | global ) \s+ )? temp (?: orary )? ) \b
-    | .*? \b set_config \s* \( (?! [^()]* , \s* true \s* \) )""",
+    | .*? \b set_config \s* \( (?! (?: [^()%] | % (?: \( [^()]* \) )? )* , \s* true \s* \) )""",
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
 

@@ -231,6 +231,8 @@ def test_what_is_set_on_the_connection_object_is_undone(db: databases.Connection
         "set statement_timeout = 1",
         "RESET ALL",
         "SELECT set_config('a.b', 'c', false)",
+        "SELECT set_config('a.b', %(value)s, false)",
+        "SELECT set_config('a.b', %(value)s, true), set_config('a.c', %(value)s, false)",
         "SET ROLE x",
     ],
 )
@@ -241,7 +243,17 @@ def test_a_session_that_a_handler_has_changed_is_known(db: databases.Connection,
     assert db.is_altered
 
 
-@pytest.mark.parametrize("statement", ["SET LOCAL search_path TO x", "UPDATE t SET x = 1", "SELECT 'reset'"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SET LOCAL search_path TO x",
+        "UPDATE t SET x = 1",
+        "SELECT 'reset'",
+        "SELECT set_config('a.b', 'c', true)",
+        "SELECT set_config('a.b', %s, true)",
+        "SELECT set_config('a.b', %(value)s, true)",
+    ],
+)
 def test_a_session_is_not_believed_changed_by_other_statements(db: databases.Connection, statement: str) -> None:
     with db.guarded():
         db.inspect(statement.encode())
