@@ -251,8 +251,8 @@ class Worker:
             if known is not None and known.status != statuses.get(name):
                 runner.recheck()
         for (name,) in self._lease_db.execute(sql.READ_RETRIES):
-            if (runner := self._runners.get(name)) is not None:
-                runner.retry_letters()
+            if name in self._runners:
+                self._runners[name].retry_letters()
 
     # --- the end
 
