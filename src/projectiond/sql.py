@@ -811,13 +811,15 @@ ORDER BY finished_at DESC
 LIMIT 10
 """
 
-# Parameters: name.  Rows: one (built_at, built_by, version, whether a daemon has met its tables with other code), or none.
+# Parameters: name.  Rows: one (built_at, built_by, version, whether a daemon has met its tables with other code, events
+# per second of its last catch-up), or none.
 READ_BUILD_FACTS: LiteralString = """
 SELECT
     built_at,
     built_by,
     version,
-    met_digest IS NOT NULL AND met_digest <> digest
+    met_digest IS NOT NULL AND met_digest <> digest,
+    events_per_second
 FROM projection_builds
 WHERE projection_name = %(name)s
 """

@@ -6,7 +6,7 @@ says so.  None of them changes anything.
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -57,11 +57,19 @@ log = logs.get_logger()
 class Routes:
     """Answers requests; made once for each start of the server."""
 
-    def __init__(self, crew: Callable[[], Crew], vigil: Vigil, readings: Readings, waiters: Waiters) -> None:
+    def __init__(
+        self,
+        crew: Callable[[], Crew],
+        vigil: Vigil,
+        readings: Readings,
+        waiters: Waiters,
+        more: Sequence[BaseRoute] = (),
+    ) -> None:
         self._crew = crew
         self._vigil = vigil
         self._readings = readings
         self._waiters = waiters
+        self._more = more
         self._metrics = b""
         self._metrics_at = -math.inf
         self._repeats = logs.RateLimited(log)
@@ -69,6 +77,7 @@ class Routes:
     def application(self) -> ASGIApp:
         """Put the application together."""
         routes: list[BaseRoute] = [
+            *self._more,
             Route("/", self.index),
             Route("/healthz", self.healthz),
             Route("/readyz", self.readyz),

@@ -22,6 +22,7 @@ from projectiond.errors import ConfigurationError
 from projectiond.failure import describe
 from projectiond.http.connections import KEEP_ALIVE_SECONDS, MOST_HEAD_BYTES, BoundedProtocol
 from projectiond.http.crew import Crew
+from projectiond.http.dashboard import Dashboard
 from projectiond.http.readings import Readings
 from projectiond.http.routes import Routes
 from projectiond.http.vigil import Vigil
@@ -85,6 +86,7 @@ class HttpServer:
         )
         self._readings = Readings(settings, lambda: self._crew)
         self._waiters = Waiters(settings)
+        self._dashboard = Dashboard(settings, lambda: self._crew, self._vigil, self._readings)
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
         self._start_at = 0.0
@@ -118,6 +120,7 @@ class HttpServer:
         """End it, without waiting for what hangs."""
         self._readings.stop()
         self._waiters.stop()
+        self._dashboard.stop()
         if self._server is not None:
             self._server.end()
         if self._thread is not None:
@@ -133,7 +136,7 @@ class HttpServer:
             log.error(logs.HTTP_FAILED, error=describe(error))  # noqa: TRY400 - as above
 
     async def _serve(self) -> None:
-        routes = Routes(lambda: self._crew, self._vigil, self._readings, self._waiters)
+        routes = Routes(lambda: self._crew, self._vigil, self._readings, self._waiters, self._dashboard.routes())
         config = uvicorn.Config(
             routes.application(),
             http=BoundedProtocol,
@@ -151,7 +154,7 @@ class HttpServer:
             h11_max_incomplete_event_size=MOST_HEAD_BYTES,
         )
         self._server = _Server(config)
-        watching = asyncio.create_task(self._keep_vigil())
+        watching = asyncio.gather(self._keep_vigil(), self._dashboard.keep_history())
         try:
             # A copy, for uvicorn closes what it is given.
             await self._server.serve([self._socket.dup()])

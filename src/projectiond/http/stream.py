@@ -1,0 +1,142 @@
+"""The stream: the dashboard's picture, live, by server-sent events.
+
+One source for all viewers: while somebody looks it makes a board once a second, of the shared reading, and writes down
+once what is new in it.  Each viewer is sent the whole picture first (``picture``), then what has changed (``change``).
+Who is slow misses some and is sent the whole again, so nothing piles up.  A stream ends by itself (``over``) before a
+connection's deadline, and the page opens the next one.
+
+The whole protocol, in JSON: ``picture`` has ``server``, ``store``, ``projections``, ``lags`` (by name, the oldest
+first); ``change`` has ``store``, ``changed`` (whole entries), ``gone`` (names), and after a sample ``lags`` (the last
+lag by name, without those that are 0).
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from projectiond import __version__
+from projectiond.http.board import Board, make_board
+from projectiond.http.crew import Crew
+from projectiond.http.headers import Json
+from projectiond.http.history import SAMPLE_SECONDS, SAMPLES, History
+from projectiond.http.readings import Readings
+from projectiond.http.vigil import Vigil
+
+MOST_VIEWERS: Final = 32
+TICK_SECONDS: Final = 1.0
+
+# Below a connection's deadline.
+STREAM_SECONDS: Final = 60.0
+
+# While the loop has not made a picture for so long, viewers are told nothing, and their pages say so.
+PATIENCE_SECONDS: Final = 10.0
+
+
+class Stream:
+    """The one source; made for each event loop."""
+
+    def __init__(
+        self, crew: Callable[[], Crew], vigil: Vigil, readings: Readings, history: History, *, is_steerable: bool
+    ) -> None:
+        self._crew = crew
+        self._vigil = vigil
+        self._readings = readings
+        self._history = history
+        self._server = {
+            "version": __version__,
+            "is_steerable": is_steerable,
+            "sample_seconds": SAMPLE_SECONDS,
+            "samples": SAMPLES,
+        }
+        self._viewers = 0
+        self._ticking: asyncio.Task[None] | None = None
+        self._ticked = asyncio.Condition()
+        self._tick = 0
+        self._board: Board | None = None
+        self._samples = 0
+        self._picture = b""
+        self._change = b""
+
+    async def open(self, _: Request) -> Response:
+        """Answer with a stream."""
+        if self._viewers >= MOST_VIEWERS:
+            error = f"{MOST_VIEWERS} people look already, which is as many as may"
+            return Json({"error": error, "hint": "close other pages, or ask /api/v1/projections"}, 503)
+        # Not told to a proxy, which would buffer it.
+        headers = {"X-Accel-Buffering": "no"}
+        return StreamingResponse(self._messages(), media_type="text/event-stream", headers=headers)
+
+    async def _messages(self) -> AsyncIterator[bytes]:
+        self._viewers += 1
+        try:
+            if self._ticking is None or self._ticking.done():
+                self._ticking = asyncio.create_task(self._run())
+            seen, deadline = 0, time.monotonic() + STREAM_SECONDS
+            while time.monotonic() < deadline and await self._await_tick(seen):
+                message = self._change if seen and self._tick == seen + 1 else self._whole()
+                seen = self._tick
+                yield message
+            yield _message("over", {})
+        finally:
+            self._viewers -= 1
+
+    async def _await_tick(self, seen: int) -> bool:
+        async with self._ticked:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(
+                    self._ticked.wait_for(lambda: self._tick > seen and self._board is not None), PATIENCE_SECONDS
+                )
+        return self._tick > seen
+
+    # --- the source
+
+    async def _run(self) -> None:
+        while self._viewers:
+            reading = await self._readings.get()
+            now = time.monotonic()
+            self._history.note_errors(reading)
+            board = make_board(self._crew(), reading, self._history, self._vigil.faults(self._crew(), now), now)
+            self._change = self._changed(self._board, board)
+            self._board, self._picture = board, b""
+            async with self._ticked:
+                self._tick += 1
+                self._ticked.notify_all()
+            await asyncio.sleep(max(0.0, TICK_SECONDS - (time.monotonic() - now)))
+        # Whoever comes next is not to be shown what was.
+        self._board = None
+
+    def _changed(self, before: Board | None, after: Board) -> bytes:
+        known = {} if before is None else before.projections
+        change: dict[str, Any] = {
+            "store": after.store,
+            "changed": [entry for name, entry in after.projections.items() if known.get(name) != entry],
+            "gone": [name for name in known if name not in after.projections],
+        }
+        if self._samples != self._history.samples:
+            # More than one may have been taken since, by a loop that was late: a line that is a sample short.
+            self._samples = self._history.samples
+            change["lags"] = {name: lag for name, lag in self._history.latest().items() if lag != 0}
+        return _message("change", change)
+
+    def _whole(self) -> bytes:
+        if not self._picture and self._board is not None:
+            shape = {
+                "server": self._server,
+                "store": self._board.store,
+                "projections": list(self._board.projections.values()),
+                "lags": self._history.lags(),
+            }
+            self._picture = _message("picture", shape)
+        return self._picture
+
+
+def _message(event: str, shape: dict[str, Any]) -> bytes:
+    # ASCII, on one line: nothing in it can end the message, or be taken for another.
+    text = json.dumps(shape, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return f"event: {event}\ndata: {text}\n\n".encode()
