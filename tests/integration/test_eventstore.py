@@ -250,6 +250,17 @@ def test_an_aggregate_type_is_needed(store: Store, aggregate_type: str | None) -
         store.append(uuid.uuid4(), [Named()], 0, aggregate_type=aggregate_type)
 
 
+@pytest.mark.parametrize("events", [NewEvent("X", {}), Unregistered(), {"a": 1}, "X", None])
+def test_the_events_are_a_list(store: Store, events: Any) -> None:
+    with pytest.raises(AppendRefusedError, match=f"are a {type(events).__name__}; give a list"):
+        store.append(uuid.uuid4(), events, 0)
+
+
+def test_an_aggregate_type_that_cannot_be_stored_is_refused(store: Store) -> None:
+    with pytest.raises(EventDataError, match="cannot contain NUL"):
+        store.append(uuid.uuid4(), [Named()], 0, aggregate_type="\0")
+
+
 def test_an_aggregate_id_is_a_uuid(store: Store) -> None:
     with pytest.raises(AppendRefusedError, match="'order-1' is no UUID"):
         store.append("order-1", [placed()], 0)  # type: ignore[arg-type]

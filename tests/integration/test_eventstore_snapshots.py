@@ -261,6 +261,46 @@ def test_what_json_does_not_give_back_is_never_saved(
     assert snapshot(conn, counter) is None
 
 
+class Garbled(Counter):
+    """Its JSON cannot be made at all, or not be stored."""
+
+    text: str = ""
+    wrong: ClassVar[str]
+
+    def apply(self, event: Event[Any]) -> None:
+        super().apply(event)
+        self.text = self.wrong
+
+
+@pytest.mark.parametrize("wrong", ["\ud800", "\0"])
+def test_what_cannot_be_saved_is_loaded_all_the_same(
+    store: Store, conn: Connection, wrong: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    counter = uuid.uuid4()
+    store.append(counter, counted(1, 6), 0)
+    Garbled.wrong = wrong
+    with caplog.at_level(logging.WARNING):
+        assert load(store, counter, Garbled)[0].version == 6
+    assert f"no snapshot of aggregate {counter}" in caplog.text
+    assert snapshot(conn, counter) is None
+
+
+def test_a_snapshot_that_is_locked_for_too_long_is_done_without(
+    shared: Database, conn: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    counter = uuid.uuid4()
+    mine = shared.connect()
+    store = EventStore(mine, snapshot_threshold=THRESHOLD)
+    store.append(counter, counted(1, 6), 0)
+    store.load(counter, Counter)
+    store.append(counter, counted(7, 12), 6)
+    mine.execute("SET lock_timeout = '20ms'")
+    with conn.transaction(), caplog.at_level(logging.WARNING):
+        conn.execute("SELECT FROM snapshots WHERE aggregate_id = %s FOR UPDATE", (counter,))
+        assert store.load(counter, Counter).version == 12
+    assert "lock timeout" in caplog.text
+
+
 class Private(Counter):
     _seen: int = PrivateAttr(default=0)
 

@@ -1,13 +1,16 @@
 """Appending within the caller's transaction: never committed, undone with it, and an error leaves it usable."""
 
 import asyncio
+import itertools
 import threading
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool
 
 from projectiond.database import connect
@@ -299,3 +302,77 @@ def test_a_pool_gets_its_connection_back_as_it_was_also_when_its_session_was_end
         with pytest.raises(psycopg.OperationalError):
             store.append(uuid.uuid4(), [event], 0)
         assert store.append(uuid.uuid4(), [NewEvent("Placed", {}, aggregate_type="Order")], 0) > first
+
+
+def test_what_the_server_has_not_read_yet_is_refused_and_the_caller_goes_on(mine: Connection) -> None:
+    """At a stale version it leaves the events unread, so it is the look afterwards that meets what cannot be stored."""
+    store, order = EventStore(mine), uuid.uuid4()
+    store.append(order, [placed()], 0)
+    with pytest.raises(EventDataError, match="events of OrderPlaced, X cannot be stored"):
+        store.append(order, [placed(2), NewEvent("X", "\0", aggregate_type="Order")], 0)
+    assert store.append(order, [placed(2)], 1)
+
+
+@pytest.mark.parametrize("is_autocommit", [False, True])
+def test_a_pipeline_of_the_caller_goes_on_after_errors(
+    shared: Database,
+    is_autocommit: bool,  # noqa: FBT001 -- a table
+) -> None:
+    mine, order = shared.connect(autocommit=is_autocommit), uuid.uuid4()
+    store = EventStore(mine)
+    with mine.pipeline():
+        mine.execute("SELECT 1")
+        store.append(order, [placed()], 0)
+        for events in ([NewEvent("X", "\0")], [NewEvent("X", "\0"), placed(2)]):
+            with pytest.raises(EventDataError):
+                store.append(order, events, 1, aggregate_type="Order")
+        with pytest.raises(ConcurrencyError):
+            store.append(order, [placed(2)], 0)
+        store.append(order, [placed(2)], 1)
+    assert [event.version for event in store.get_events(order)] == [1, 2]
+
+
+def test_threads_share_a_connection_with_autocommit(shared: Database, conn: Connection) -> None:
+    mine = shared.connect()
+    store, orders = EventStore(mine), [uuid.uuid4() for _ in range(40)]
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda order: store.append(order, [placed()], 0), orders))
+    assert mine.info.transaction_status == TransactionStatus.IDLE
+    assert all(count(conn, order) == 1 for order in orders)
+
+
+def test_tasks_share_a_connection_with_autocommit(shared: Database, conn: Connection) -> None:
+    orders = [uuid.uuid4() for _ in range(8)]
+
+    async def use() -> None:
+        async with await psycopg.AsyncConnection.connect(shared.dsn, autocommit=True) as mine:
+            store = AsyncEventStore(mine)
+            await asyncio.gather(*(store.append(order, [placed()], 0) for order in orders))
+
+    asyncio.run(use())
+    assert all(count(conn, order) == 1 for order in orders)
+
+
+def test_where_the_server_serializes_whoever_races_gets_the_conflict_all_the_same(
+    shared: Database, conn: Connection
+) -> None:
+    order, start = uuid.uuid4(), threading.Barrier(4)
+    options = {"autocommit": True, "options": "-c default_transaction_isolation=serializable"}
+
+    def race(store: EventStore) -> list[int]:
+        seen = []
+        for version in range(15):
+            start.wait(30)
+            try:
+                store.append(order, [placed()], version)
+            except ConcurrencyError as error:
+                seen.append(error.actual_version or 0)
+        return seen
+
+    with (
+        ConnectionPool(shared.dsn, min_size=4, kwargs=options, open=True) as pool,
+        ThreadPoolExecutor(4) as threads,
+    ):
+        seen = sorted(itertools.chain(*threads.map(race, [EventStore(pool)] * 4)))
+    assert seen == sorted(list(range(1, 16)) * 3)
+    assert count(conn, order) == 15

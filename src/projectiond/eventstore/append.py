@@ -18,7 +18,7 @@ statement (``LOOK_ONE``) has the answer nearly always: it is not there, and the 
 
 A caller's transaction with a snapshot of its own (REPEATABLE READ, SERIALIZABLE) cannot see what it has run into.  Then
 the version is not known, and the caller has to begin anew.  What the server itself calls a serialization failure or a
-deadlock is passed on, for the transaction is to be repeated as a whole.
+deadlock there is passed on, for the transaction is to be repeated as a whole.
 """
 
 from collections.abc import Sequence
@@ -31,10 +31,10 @@ from psycopg.rows import TupleRow
 from projectiond.errors import ConcurrencyError, EventDataError, EventIdTakenError
 from projectiond.eventstore import statements
 from projectiond.eventstore.new_event import Request
-from projectiond.eventstore.plan import Plan, Statement
+from projectiond.eventstore.plan import MAX_ATTEMPTS, Plan, Statement
 
-# With ANY_VERSION each attempt fails only because another writer's has succeeded.
-MAX_ATTEMPTS: Final = 100
+# What cannot be a value of its column, or is too large for one.
+_UNSTORABLE: Final = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded)
 
 _KEYS: Final = ({"aggregate_id", "version"}, {"event_id"})
 
@@ -53,7 +53,11 @@ def append(request: Request) -> Plan[int]:
         number, violation = yield from _attempt(request)
         if number is not None:
             return number
-        seen = yield Statement(statements.LOOK, request.parameters())
+        try:
+            # It may be the first to read the events: the server leaves them unread where the versions decide.
+            seen = yield Statement(statements.LOOK, request.parameters(), may_fail=True)
+        except _UNSTORABLE as error:
+            raise _unstorable(request, error) from None
         aggregates, stored = seen[: len(request.expected)], seen[len(request.expected) :]
         if stored:
             return _recognise(request, stored)
@@ -79,7 +83,7 @@ def _attempt(request: Request) -> Plan[tuple[int | None, psycopg.errors.UniqueVi
             return int(written[0][0]), None
     except psycopg.errors.UniqueViolation as error:
         violation = error
-    except psycopg.DataError as error:
+    except _UNSTORABLE as error:
         raise _unstorable(request, error) from None
     if single is not None:
         ((version, is_stored),) = yield Statement(statements.LOOK_ONE, single)
@@ -134,7 +138,8 @@ def _judge(violation: psycopg.errors.UniqueViolation, request: Request, *, is_sn
         raise ConcurrencyError(aggregate_id, expected, None)
 
 
-def _unstorable(request: Request, error: psycopg.DataError) -> EventDataError:
+def _unstorable(request: Request, error: psycopg.Error) -> EventDataError:
     types = ", ".join(sorted({row.event_type for row in request.rows})[:3])
-    told = [error.diag.message_primary or type(error).__name__, error.diag.message_detail or ""]
+    # psycopg's own have no more than their text.
+    told = [error.diag.message_primary or str(error), error.diag.message_detail or ""]
     return EventDataError(f"events of {types} cannot be stored: {'; '.join(part[:200] for part in told if part)}")

@@ -9,14 +9,14 @@ from typing import Any, Self, TypeVar
 from uuid import UUID
 
 import psycopg
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import TupleRow, tuple_row
 from psycopg_pool import AsyncConnectionPool
 
 from projectiond.event import Event
 from projectiond.eventstore.aggregate import A, Loaded
 from projectiond.eventstore.new_event import AnyVersion, Append
-from projectiond.eventstore.plan import JSON_AS_BYTES, Pause, Plan, Statement
+from projectiond.eventstore.plan import JSON_AS_BYTES, MAX_ATTEMPTS, Pause, Plan, Statement
 from projectiond.eventstore.reading import Pages, by_sequence_number, by_version, read_events, settle
 from projectiond.eventstore.registry import EventRegistry
 from projectiond.eventstore.shared import (
@@ -257,18 +257,33 @@ async def _take(db: "psycopg.AsyncConnection[Any]", step: Statement | Pause) -> 
     if isinstance(step, Pause):
         await asyncio.sleep(step.seconds)
         return ()
-    if not step.may_fail:
-        return await _execute(db, step)
-    if db.pgconn.transaction_status != TransactionStatus.IDLE:
+    if await _is_within(db):
+        if not step.may_fail:
+            return await _execute(db, step)
         async with db.transaction():
             return await _execute(db, step)
-    try:
-        return await _execute(db, step)
-    except psycopg.Error:
-        if not db.autocommit and not db.closed:
-            # The transaction had begun with this statement: there is nothing else in it.
-            await db.rollback()
-        raise
+    attempt = 0
+    while True:
+        attempt += 1
+        try:
+            return await _execute(db, step)
+        except psycopg.Error as error:
+            if not db.autocommit and not db.closed:
+                # The transaction had begun with this statement: there is nothing else in it.
+                await db.rollback()
+            if attempt == MAX_ATTEMPTS or not isinstance(error, psycopg.errors.SerializationFailure):
+                raise
+
+
+async def _is_within(db: "psycopg.AsyncConnection[Any]") -> bool:
+    """Say whether there is more than a statement of ours: a transaction of the caller, or a pipeline."""
+    if db.pgconn.pipeline_status != PipelineStatus.OFF:
+        return True
+    if db.pgconn.transaction_status == TransactionStatus.ACTIVE:
+        # Another task's statement is under way; only after it can be told what the caller has open.
+        async with db.lock:
+            return db.pgconn.transaction_status != TransactionStatus.IDLE
+    return db.pgconn.transaction_status != TransactionStatus.IDLE
 
 
 async def _execute(db: "psycopg.AsyncConnection[Any]", step: Statement) -> Sequence[TupleRow]:

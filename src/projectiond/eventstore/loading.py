@@ -65,8 +65,8 @@ def save(loaded: Loaded[A], shape: Shape[A], discarded: UUID | None = None) -> P
     """Save a snapshot; say whether it was written, and not an older one than there is or one that would be wrong."""
     if loaded.last_event_id is None:
         return False
-    state = shape.adapter.dump_json(loaded.state, by_alias=True)
-    if not _is_restored(loaded.state, state, shape):
+    state = _make_json(loaded.state, shape)
+    if state is None:
         _log.warning(
             "no snapshot of aggregate %s: %s is not the same once it has been through JSON; all of its events are "
             "applied at each load",
@@ -126,13 +126,16 @@ def _save_if_due(
         return
     try:
         yield from save(loaded, shape, discarded)
-    except (psycopg.errors.ReadOnlySqlTransaction, psycopg.errors.InsufficientPrivilege) as error:
-        # A standby, or a role that only reads: what was loaded is right without it.
-        _log.warning("no snapshot of aggregate %s: %s", loaded.aggregate_id, error.diag.message_primary)
+    except psycopg.Error as error:
+        # A standby, a role that only reads, a row that is locked for too long: what was loaded is right without it.
+        told = error.diag.message_primary or str(error)
+        _log.warning("no snapshot of aggregate %s: %s", loaded.aggregate_id, told[:200])
 
 
-def _is_restored(state: object, state_json: bytes, shape: Shape[Any]) -> bool:
+def _make_json(state: A, shape: Shape[A]) -> bytes | None:
+    """Give the JSON of a state, if that gives the state back."""
     try:
-        return bool(shape.adapter.validate_json(state_json) == state)
-    except ValidationError:
-        return False
+        state_json = shape.adapter.dump_json(state, by_alias=True)
+        return state_json if shape.adapter.validate_json(state_json) == state else None
+    except (ValueError, RecursionError):  # pydantic's own are ValueErrors
+        return None

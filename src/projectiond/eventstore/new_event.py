@@ -119,7 +119,7 @@ class Request:
         rows: list[Row] = []
         for append in _in_order(appends):
             expected.append((append.aggregate_id, _expected_version(append.expected_version)))
-            for place, event in enumerate(append.events, 1):
+            for place, event in enumerate(_as_list(append.events), 1):
                 rows.append(_make_row(append, place, event, registry))
         if len(rows) > 1:
             _refuse_repeated_ids(rows)
@@ -167,6 +167,17 @@ def _in_order(appends: Iterable[Append]) -> Sequence[Append]:
     return appends
 
 
+def _as_list(events: Iterable[object]) -> Iterable[object]:
+    """Refuse a single event, which may be iterable: a model gives its fields."""
+    if isinstance(events, (list, tuple)):
+        return events
+    if isinstance(events, (NewEvent, BaseModel, Mapping, str, bytes)) or not isinstance(events, Iterable):
+        raise AppendRefusedError(
+            f"the events of an append are a {type(events).__name__}", hint="give a list, also of a single event"
+        )
+    return events
+
+
 def _refuse_repeated_ids(rows: Iterable[Row]) -> None:
     seen = set()
     for row in rows:
@@ -200,7 +211,7 @@ def _make_row(append: Append, place: int, event: object, registry: EventRegistry
             f"the aggregate type of {event_type!r} is {'too long' if aggregate_type else 'not known'}",
             hint='pass aggregate_type="..." to append, of at most 100 characters, or register the class with it',
         )
-    metadata = {**(append.metadata or {}), **new.metadata}
+    metadata = {**(append.metadata or {}), **(new.metadata or {})}
     if entry is not None and entry.version > 1:
         metadata = {SCHEMA_VERSION: entry.version, **metadata}
     return Row(

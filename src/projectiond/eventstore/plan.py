@@ -25,6 +25,10 @@ JSON_AS_BYTES: Final[type[Loader] | None] = psycopg.adapters.get_loader(
 )
 
 
+# Of those that get into each other's way one goes on, so an attempt fails only because another's has succeeded.
+MAX_ATTEMPTS: Final = 100
+
+
 class Statement(NamedTuple):
     """One statement, one round trip; it always gives rows."""
 

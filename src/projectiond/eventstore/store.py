@@ -6,6 +6,8 @@ statement is run so that a transaction of the caller survives its failure.
 A connection of a pool is set to autocommit while it is borrowed: an append is then one round trip, and what has
 returned is committed.  A connection that the caller hands over is never committed or rolled back: it commits when the
 caller does, and with autocommit at once.  In an open transaction a statement that may fail runs behind a savepoint.
+Where the server serializes (``default_transaction_isolation``), a statement that is a transaction of its own is run
+again when it fails for that.
 """
 
 import time
@@ -14,14 +16,14 @@ from typing import Any, Self, TypeVar
 from uuid import UUID
 
 import psycopg
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import TupleRow, tuple_row
 from psycopg_pool import ConnectionPool
 
 from projectiond.event import Event
 from projectiond.eventstore.aggregate import A, Loaded
 from projectiond.eventstore.new_event import AnyVersion, Append
-from projectiond.eventstore.plan import JSON_AS_BYTES, Pause, Plan, Statement
+from projectiond.eventstore.plan import JSON_AS_BYTES, MAX_ATTEMPTS, Pause, Plan, Statement
 from projectiond.eventstore.reading import Pages, by_sequence_number, by_version, read_events, settle
 from projectiond.eventstore.registry import EventRegistry
 from projectiond.eventstore.shared import (
@@ -255,18 +257,33 @@ def _take(db: "psycopg.Connection[Any]", step: Statement | Pause) -> Sequence[Tu
     if isinstance(step, Pause):
         time.sleep(step.seconds)
         return ()
-    if not step.may_fail:
-        return _execute(db, step)
-    if db.pgconn.transaction_status != TransactionStatus.IDLE:
+    if _is_within(db):
+        if not step.may_fail:
+            return _execute(db, step)
         with db.transaction():
             return _execute(db, step)
-    try:
-        return _execute(db, step)
-    except psycopg.Error:
-        if not db.autocommit and not db.closed:
-            # The transaction had begun with this statement: there is nothing else in it.
-            db.rollback()
-        raise
+    attempt = 0
+    while True:
+        attempt += 1
+        try:
+            return _execute(db, step)
+        except psycopg.Error as error:
+            if not db.autocommit and not db.closed:
+                # The transaction had begun with this statement: there is nothing else in it.
+                db.rollback()
+            if attempt == MAX_ATTEMPTS or not isinstance(error, psycopg.errors.SerializationFailure):
+                raise
+
+
+def _is_within(db: "psycopg.Connection[Any]") -> bool:
+    """Say whether there is more than a statement of ours: a transaction of the caller, or a pipeline."""
+    if db.pgconn.pipeline_status != PipelineStatus.OFF:
+        return True
+    if db.pgconn.transaction_status == TransactionStatus.ACTIVE:
+        # Another thread's statement is under way; only after it can be told what the caller has open.
+        with db.lock:
+            return db.pgconn.transaction_status != TransactionStatus.IDLE
+    return db.pgconn.transaction_status != TransactionStatus.IDLE
 
 
 def _execute(db: "psycopg.Connection[Any]", step: Statement) -> Sequence[TupleRow]:
