@@ -5,7 +5,7 @@ import { Live } from "./live.js";
 import { Panel } from "./panel.js";
 import { Steering } from "./steer.js";
 import { Table } from "./table.js";
-import { clock, condition, duration, needsAttention, number, plural } from "./words.js";
+import { clock, condition, duration, escaped, needsAttention, number, plural } from "./words.js";
 
 const FIGURES_MS = 60000;
 const TOAST_MS = 8000;
@@ -62,7 +62,7 @@ function noteConditions() {
     const { key, word } = condition(p);
     // Behind and back again is what a busy store does all day.
     const told = key === "behind" ? "running" : key;
-    if (!isFirst && conditions.has(name) && conditions.get(name) !== told) announce(`${name} is ${word}`);
+    if (!isFirst && conditions.has(name) && conditions.get(name) !== told) announce(`${escaped(name)} is ${word}`);
     conditions.set(name, told);
   }
 }

@@ -2,7 +2,7 @@
 
 import { byId, element, setAttribute, setText, show } from "./dom.js";
 import { makeChart } from "./line.js";
-import { ago, clock, condition, duration, moment, number, plural, rate, rebuildWords, story } from "./words.js";
+import { ago, clock, condition, duration, escaped, moment, number, plural, rate, rebuildWords, story } from "./words.js";
 
 const REFRESH_MS = 5000;
 
@@ -65,7 +65,7 @@ export class Panel {
   update(isSample) {
     if (this._name === null) return;
     const p = this._live.projections.get(this._name);
-    setText(this._title, this._name);
+    setText(this._title, escaped(this._name));
     if (!p) {
       setText(this._story, "It is not in the database any more.");
       show(this._buttons, false);
@@ -183,7 +183,7 @@ export class Panel {
     const command = p.status === "paused" ? "resume" : "pause";
     const text = isSteerable
       ? ""
-      : `To steer from here set http_token. Until then: projectiond ${command} ${p.name}, or projectiond rebuild ${p.name}`;
+      : `To steer from here set http_token. Until then: projectiond ${command} ${escaped(p.name)}, or projectiond rebuild ${escaped(p.name)}`;
     setText(this._commands, text);
     show(this._commands, !isSteerable);
   }
@@ -320,13 +320,6 @@ class Letter {
     show(this._json, true);
     show(this._toShow, this._data === null);
   }
-}
-
-// Direction marks and the like would change how the text around them is read; as escapes they are still JSON.
-const UNSEEN = /[\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
-
-function escaped(text) {
-  return text.replace(UNSEEN, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`);
 }
 
 // Set in lines without being read as numbers and the like: what is shown is what is stored, to the last digit.

@@ -1,5 +1,13 @@
 // Words: numbers, times and states, as a person reads them at night.  Pure functions.
 
+// Direction marks and the like change how the text around them is read.
+const UNSEEN = /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
+
+// Show what cannot be seen; in JSON it means the same as before.
+export function escaped(text) {
+  return text.replace(UNSEEN, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`);
+}
+
 const NUMBER = new Intl.NumberFormat("en");
 
 export function number(value) {
