@@ -147,7 +147,10 @@ class Event(Generic[D_co]):
         """
         try:
             data_json = self._data_json
-            data = adapter.validate_json(pydantic_core.to_json(self._data) if data_json is None else data_json)
+            # Not the adapter's own method, which does nothing but look at options that we have none of.
+            data = adapter.validator.validate_json(
+                pydantic_core.to_json(self._data) if data_json is None else data_json
+            )
         except ValidationError as error:
             fault = _validation_fault(error)
         except Exception as error:  # noqa: BLE001 - validators are the author's code and may raise anything
@@ -204,6 +207,11 @@ class Event(Generic[D_co]):
         """Decode one JSON column; a fault becomes an EventDataError that names the event."""
         if text is None:
             return None
+        try:
+            # The same values in a quarter of the time.
+            return pydantic_core.from_json(text)
+        except ValueError:  # nesting of more than 200, half a pair of surrogates: Python's own parser takes more
+            pass
         try:
             return json.loads(text)
         except RecursionError:  # jsonb stores deeper nesting than Python's parser follows

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 from uuid import UUID, uuid4
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
@@ -36,6 +38,15 @@ class ItemAddedDict(TypedDict):
 
 
 ITEM_ADDED = TypeAdapter(ItemAdded)
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec="utf-8")),
+    lambda children: (
+        st.lists(children, max_size=4)
+        | st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=4), children, max_size=4)
+    ),
+    max_leaves=10,
+)
 
 
 def stored(
@@ -109,6 +120,24 @@ def test_json_that_python_cannot_represent_is_an_error_that_names_the_event(data
     assert "event 41" in str(caught.value)
     assert fault in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+# No zero below zero, more digits than a float has, more than one can hold, integers of any size.
+@pytest.mark.parametrize(
+    "data", [b"-0", b"-0.0", b"0.30000000000000004", b"9007199254740993.0", b"5e-324", b"1e400", b"1E5", b"1" * 4_300]
+)
+def test_numbers_are_what_python_makes_of_them(data: bytes) -> None:
+    assert repr(stored(data).data) == repr(json.loads(data))
+
+
+@given(JSON)
+def test_data_are_what_python_makes_of_them(value: object) -> None:
+    for text in (json.dumps(value), json.dumps(value, ensure_ascii=False, indent=1)):
+        assert repr(stored(text.encode()).data) == repr(json.loads(text))
+
+
+def test_nesting_that_python_follows_is_decoded() -> None:
+    assert str(stored(b"[" * 300 + b"]" * 300).data) == "[" * 300 + "]" * 300
 
 
 def test_escaped_null_bytes_and_lone_surrogates_are_decoded() -> None:
