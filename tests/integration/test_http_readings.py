@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+import psycopg
 import pytest
 from psycopg import sql
 from pydantic import SecretStr
@@ -250,6 +251,26 @@ class TestWaiters:
             assert (await waiters.wait("orders", number, 0)).error is not None
 
         asyncio.run(story())
+
+    def test_a_server_that_is_away_is_asked_once_for_all_who_wait(
+        self, waiters: Waiters, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        attempts: list[None] = []
+
+        def refuse(*_: object, **__: object) -> Connection:
+            attempts.append(None)
+            raise psycopg.OperationalError("no route to it")
+
+        async def story() -> list[Outcome]:
+            waits = [asyncio.create_task(waiters.wait("orders", 1, 10)) for _ in range(50)]
+            return await asyncio.gather(*waits)
+
+        monkeypatch.setattr(waiters_module, "connect", refuse)
+        outcomes = asyncio.run(story())
+        assert {str(outcome.error) for outcome in outcomes} == {
+            "the database does not answer: OperationalError: no route to it; try again in a moment"
+        }
+        assert len(attempts) <= 5
 
     def test_a_connection_that_breaks_is_made_anew(self, waiters: Waiters, database: Database) -> None:
         number = append(database.connect(), "Placed")

@@ -7,7 +7,9 @@ every step asks for first, the projection's row, is asked once a round for all w
 other question is asked for each alone, since its order among the others is what proves an arrival (``arrival``).
 
 So hundreds who wait for a few projections cost what one of them would, and some two statements more each.  A round is
-followed by a pause of twice its length, so this thread takes a third of the supervisor's time at most.
+followed by a pause of twice the time that it has computed, so this thread takes a third of the supervisor's at most,
+and a server that is far away is no reason to look more seldom.  One that does not answer is asked once a round, not
+once for each who waits.
 """
 
 import asyncio
@@ -126,9 +128,9 @@ class Waiters:
 
     def _run(self) -> None:
         while (due := self._await_due()) is not None:
-            began = time.monotonic()
+            began = time.thread_time()
             self._go_round(due)
-            time.sleep(max(SHORTEST_PAUSE_SECONDS, PAUSE_PER_ROUND * (time.monotonic() - began)))
+            time.sleep(max(SHORTEST_PAUSE_SECONDS, PAUSE_PER_ROUND * (time.thread_time() - began)))
         self._close()
 
     def _await_due(self) -> Sequence[Waiter] | None:
@@ -146,14 +148,19 @@ class Waiters:
 
     def _go_round(self, due: Sequence[Waiter]) -> None:
         rows_by_name: dict[str, Rows] = {}
+        unanswered: DatabaseUnavailableError | None = None
         for waiter in due:
+            if unanswered is not None:
+                self._tell(waiter, unanswered)
+                continue
             try:
                 self._advance(waiter, rows_by_name)
             except ProjectiondError as error:
                 self._tell(waiter, error)
             except psycopg.Error as error:
                 self._close()
-                self._tell(waiter, _unanswered(describe(error)))
+                unanswered = _unanswered(describe(error))
+                self._tell(waiter, unanswered)
             except Exception as error:  # noqa: BLE001 - it is this waiter's answer, and not the others' end
                 self._tell(waiter, ProjectiondError(f"an error of projectiond itself: {describe(error)}"))
 
