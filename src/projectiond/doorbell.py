@@ -64,9 +64,10 @@ class Doorbell:
         return f"<Doorbell {'armed' if self.is_armed else 'disarmed'}>"
 
     def listen(self) -> None:
-        """Begin to hear notifications: new events, and changes of a projection's status."""
+        """Begin to hear notifications: new events, changes of a projection's status, and workers that come and go."""
         self._db.execute(sql.LISTEN_DOORBELL)
         self._db.execute(sql.LISTEN_STATUS)
+        self._db.execute(sql.LISTEN_LEASES)
 
     def arm(self) -> Arming:
         """Try to arm.  After ``ARMED`` or ``ELSEWHERE`` the caller looks once more and may then sleep."""

@@ -15,12 +15,15 @@ SCHEMA_KEY: Final = int.from_bytes(b"projddl!", "big")
 
 DOORBELL_CHANNEL: Final = "projectiond_doorbell"
 STATUS_CHANNEL: Final = "projectiond_status"
+LEASES_CHANNEL: Final = "projectiond_leases"
 
 # --- session -------------------------------------------------------------------------------------------------
 
 # Parameters: statement_timeout (text, milliseconds).  The isolation level matters: the compare-and-set of the
 # checkpoint relies on READ COMMITTED's second look at a row that changed while it waited.
-# The keepalives make the server notice within some 15 s that our machine has gone.
+# The keepalives make the server notice that our machine has gone, within 11 s when the session is idle: the time-out is
+# looked at only with each probe, after 5, 8 and 11 s, and the number of probes does not count beside it.  Without effect
+# on a Unix socket.
 # Rows: one, that ends with the search path and the time at which this server process was started: it tells one history
 # from another.
 CONFIGURE_SESSION: LiteralString = """
@@ -30,10 +33,13 @@ SELECT
     set_config('tcp_keepalives_idle', '5', false),
     set_config('tcp_keepalives_interval', '3', false),
     set_config('tcp_keepalives_count', '3', false),
-    set_config('tcp_user_timeout', '15000', false),
+    set_config('tcp_user_timeout', '10000', false),
     current_setting('search_path'),
     pg_postmaster_start_time()
 """
+
+# A statement that runs while its worker is killed is given up by the server so soon, and its locks with it.
+CHECK_CLIENT: LiteralString = "SET client_connection_check_interval = '1s'"
 
 # Parameters: schema, replay_id.  For the session of a replay; the trigger on its checkpoint asks whose it is.
 ENTER_SPACE: LiteralString = """
@@ -267,6 +273,7 @@ WHERE mark > %(end)s
 
 LISTEN_DOORBELL: LiteralString = "LISTEN projectiond_doorbell"
 LISTEN_STATUS: LiteralString = "LISTEN projectiond_status"
+LISTEN_LEASES: LiteralString = "LISTEN projectiond_leases"
 
 # Rows: one (armed).  Takes the exclusive session lock, or returns at once: it never waits, for an exclusive
 # request in the queue would make every writer's try fail.
@@ -917,13 +924,18 @@ FROM (
 TRY_LEASE: LiteralString = "SELECT pg_try_advisory_lock(%(key)s)"
 RELEASE_LEASE: LiteralString = "SELECT pg_advisory_unlock(%(key)s)"
 REGISTER_WORKER: LiteralString = "SELECT pg_advisory_lock_shared(%(key)s)"
+DEREGISTER_WORKER: LiteralString = "SELECT pg_advisory_unlock_shared(%(key)s)"
 
-# Rows: (key, whether exclusive) of each advisory lock of this database with a key of 64 bits: every lease, every live
-# worker, and what the application itself may hold.
+# Parameters: channel.
+ANNOUNCE_LEASES: LiteralString = "SELECT pg_notify(%(channel)s, '')"
+
+# Rows: (key, whether exclusive, the session's process) of each advisory lock of this database with a key of 64 bits:
+# every lease, every live worker, and what the application itself may hold.
 READ_LEASES: LiteralString = """
 SELECT
     (classid::bigint << 32) | objid::bigint,
-    mode = 'ExclusiveLock'
+    mode = 'ExclusiveLock',
+    pid
 FROM pg_locks
 WHERE locktype = 'advisory'
     AND granted

@@ -1,8 +1,9 @@
 """The watcher: one thread of a worker that knows how far the store is settled, and sleeps when nothing happens.
 
 It owns the worker's doorbell and high-water mark, on one connection of its own.  Started by the worker, which hands
-it two callbacks: the mark has moved, and the status of a projection has changed (both only set events, they never
-block).  Runners call :meth:`Watcher.settled` and read :attr:`Watcher.recent`; nothing else crosses threads.
+it three callbacks: the mark has moved, the status of a projection has changed, and workers have come, gone or given a
+lease back (all only set events, they never block).  Runners call :meth:`Watcher.settled` and read
+:attr:`Watcher.recent`; nothing else crosses threads.
 
 What it does, as states::
 
@@ -70,7 +71,7 @@ log = logs.get_logger()
 class Watcher:
     """Keeps the high-water mark, and wakes whoever waits for it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a watcher tells, and whom, put together in one place: the worker
         self,
         dsn: str,
         *,
@@ -79,6 +80,7 @@ class Watcher:
         on_mark: Callable[[], None],
         on_status: Callable[[str], None],
         is_awaited: Callable[[], bool],
+        on_leases: Callable[[], None] = lambda: None,
         counters: WorkerCounters | None = None,
     ) -> None:
         self._dsn = dsn
@@ -86,6 +88,7 @@ class Watcher:
         self._poll_interval_seconds = poll_interval_seconds
         self._on_mark = on_mark
         self._on_status = on_status
+        self._on_leases = on_leases
         self._is_awaited = is_awaited
         self._counters = counters or WorkerCounters(bytearray(WORKER_BYTES), 0)
         self._is_dozing = False
@@ -294,6 +297,8 @@ class Watcher:
         for note in bell.heard():
             if note.channel == sql.STATUS_CHANNEL:
                 self._on_status(note.payload)
+            elif note.channel == sql.LEASES_CHANNEL:
+                self._on_leases()
             else:
                 has_rung = True
         return has_rung

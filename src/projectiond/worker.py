@@ -46,6 +46,9 @@ from projectiond.wire import Briefing, Care
 
 TICK_SECONDS: Final = 1.0
 
+# The tick while runners are about to end: somebody waits for their leases.
+LEAVING_TICK_SECONDS: Final = 0.05
+
 # Exit code for "started again it would fail again"; the number that sysexits.h gives to a configuration error.
 EXIT_CONFIGURATION: Final = 78
 
@@ -96,6 +99,8 @@ class Worker:
         self._lease_db: Connection | None = None
         self._was_connected = False
         self._draining = threading.Event()
+        # Ends the pause between two ticks.
+        self._is_called = threading.Event()
         self._repeats = logs.RateLimited(log)
         self._pool = open_pool(
             dsn,
@@ -112,6 +117,7 @@ class Worker:
             poll_interval_seconds=settings.poll_interval_seconds,
             on_mark=self._wake_all,
             on_status=self._recheck,
+            on_leases=self._is_called.set,
             is_awaited=lambda: any(runner.is_waiting for runner in list(self._runners.values())),
             counters=recorder.worker,
         )
@@ -122,6 +128,7 @@ class Worker:
     def drain(self) -> None:
         """Ask for the end: transactions in hand are finished, then :meth:`run` returns.  From any thread."""
         self._draining.set()
+        self._is_called.set()
 
     def take_care(self, careful_upto: Mapping[str, int]) -> None:
         """Apply these projections event by event up to these events, from now on.  From any thread."""
@@ -141,7 +148,8 @@ class Worker:
                 self._await_first_look()
             self._recorder.beat(is_ready=is_connected and self._watcher.is_ready)
             self._recorder.worker.note_holdings(len(self._runners), self._pool.get_stats())
-            self._draining.wait(TICK_SECONDS)
+            self._is_called.wait(LEAVING_TICK_SECONDS if self._leaving else TICK_SECONDS)
+            self._is_called.clear()
         self._shut_down()
 
     def _await_first_look(self) -> None:
@@ -178,7 +186,8 @@ class Worker:
     def _balance(self, leases: Leases) -> None:
         self._reap(leases)
         share = leases.share()
-        for name in sorted(self._runners)[share:]:
+        # The newest leases: what has run well for long is left alone.
+        for name in list(self._runners)[share:]:
             self._leaving[name] = self._runners.pop(name)
             self._leaving[name].stop()
         for name in leases.acquire([name for name in self._order if name not in self._leaving], share):
@@ -190,11 +199,14 @@ class Worker:
         for name in [name for name, runner in self._runners.items() if runner.join(0)]:
             log.error(logs.PROJECTION_STOPPED, projection=name, error="its runner ended unexpectedly")
             self._leaving[name] = self._runners.pop(name)
-        for name in [name for name, runner in self._leaving.items() if runner.join(0)]:
+        released = [name for name, runner in self._leaving.items() if runner.join(0)]
+        for name in released:
             del self._leaving[name]
             if leases is not None and name in leases.held:
                 leases.release(name)
                 log.info(logs.LEASE_RELEASED, projection=name)
+        if leases is not None and released:
+            leases.announce()
 
     def _start_runner(self, name: str) -> None:
         definition = self._definitions[name]
@@ -262,14 +274,29 @@ class Worker:
         # First of all: a runner that waits for a connection of a server that is away gets an error instead.
         # A connection in use stays open until its transaction is done.
         self._pool.close()
-        for runner in [*self._runners.values(), *self._leaving.values()]:
-            while not runner.join(TICK_SECONDS):
-                self._recorder.beat(is_ready=True)
+        self._leaving.update(self._runners)
+        self._runners.clear()
+        self._hand_over()
         if self._lease_db is not None:
             self._lease_db.close()
         self._watcher.stop()
         for lane in self._lanes:
             lane.stop()
+
+    def _hand_over(self) -> None:
+        """Give each lease back as its runner ends; others need not wait for the slowest."""
+        is_retired = False
+        while self._leaving:
+            try:
+                if self._leases is not None and not is_retired:
+                    self._leases.retire()
+                    is_retired = True
+                self._reap(self._leases)
+            except psycopg.OperationalError:
+                self._leases = None
+            self._recorder.beat(is_ready=True)
+            for runner in list(self._leaving.values())[:1]:
+                runner.join(LEAVING_TICK_SECONDS)
 
 
 def main(arguments: Sequence[str]) -> int:
