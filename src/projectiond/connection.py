@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
-from psycopg import generators
+from psycopg import errors, generators
 from psycopg.abc import RV, AdaptContext, Dumper, Params, PQGen, Query
 from psycopg.abc import Transformer as Converter
 from psycopg.adapt import AdaptersMap, PyFormat, Transformer
@@ -100,10 +100,12 @@ class Connection(psycopg.Connection[TupleRow]):
                 yield
                 self.settle()
             finally:
-                # What is under way after a failure has failed as well, or is rolled back.
-                self._settle_quietly()
-                self.active_pipeline = self._express = self._dumping = None
-                self._has_failed = False
+                with self.lock:
+                    # What is under way after a failure has failed as well, or is rolled back.
+                    with suppress(psycopg.Error):
+                        self._settle_express()
+                    self.active_pipeline = self._express = self._dumping = None
+                    self._has_failed = False
 
     @property
     def has_failed(self) -> bool:
@@ -151,6 +153,7 @@ class Connection(psycopg.Connection[TupleRow]):
     def wait(self, gen: PQGen[RV], *args: Any, **kwargs: Any) -> RV:  # noqa: ANN401 - psycopg's, passed through
         """Do whatever psycopg has to do with the server; its one place for it."""
         self._settle_express()
+        self._refuse_without_transaction()
         try:
             return super().wait(gen, *args, **kwargs)
         except psycopg.Error:
@@ -228,31 +231,44 @@ class Connection(psycopg.Connection[TupleRow]):
             psycopg.Error: Of this statement or of one before.
         """
         text = self._text_of(query)
-        if text is None or self._express is None:
+        if text is None:
             return False
-        if self._express.is_at_rest:
-            if self._express.is_theirs:
-                self.settle()
-            # Known only now, for what was under way may have set it.
-            if self.pgconn.parameter_status(b"client_encoding") != b"UTF8":
-                return False
-        with self.lock:
-            express = self._express
-            converted = _convert_raw(text, params) if is_raw else _convert(text, params)
-            if converted is None or (self.is_guarded and text in CONTROL):
-                return False
-            sent, arguments, formats = converted
-            if context is not None:
-                dumping: Converter = Transformer(context)
-            else:
-                dumping = self._dumping = self._dumping or Transformer(self)
-            try:
-                values = dumping.dump_sequence(arguments, formats)
-            except Exception:  # noqa: BLE001 - psycopg will meet it again, and raise it as its own
-                return False
-            threshold = self.prepare_threshold if prepare is None else 0 if prepare else None
-            express.send(sent, values, dumping.types or (), dumping.formats, result_format, answer, threshold)
-            return True
+        converted = _convert_raw(text, params) if is_raw else _convert(text, params)
+        if converted is None or (self.is_guarded and text in CONTROL):
+            return False
+        sent, arguments, formats = converted
+        while True:
+            with self.lock:
+                express = self._express
+                if express is None:
+                    return False
+                # Another thread of the handler's may have had psycopg send something, a moment ago.
+                if not express.is_theirs:
+                    if express.is_at_rest:
+                        # Known only now, for what was under way may have set it.
+                        if self.pgconn.parameter_status(b"client_encoding") != b"UTF8":
+                            return False
+                        self._refuse_without_transaction()
+                    dumping = self._dumper(context)
+                    try:
+                        values = dumping.dump_sequence(arguments, formats)
+                    except Exception:  # noqa: BLE001 - psycopg will meet it again, and raise it as its own
+                        return False
+                    threshold = self._threshold(prepare=prepare)
+                    express.send(sent, values, dumping.types or (), dumping.formats, result_format, answer, threshold)
+                    return True
+            self.settle()
+
+    def _dumper(self, context: AdaptContext | None) -> Converter:
+        if context is not None:
+            return Transformer(context)
+        self._dumping = self._dumping or Transformer(self)
+        return self._dumping
+
+    def _threshold(self, *, prepare: bool | None) -> int | None:
+        if prepare is False or self.prepare_threshold is None:
+            return None
+        return 0 if prepare else self.prepare_threshold
 
     def takes(self, query: Query) -> bool:
         """Say whether :meth:`send` will take a statement, if its parameters are right."""
@@ -297,6 +313,17 @@ class Connection(psycopg.Connection[TupleRow]):
         if is_transaction_control(beginning):
             raise _refusal(" ".join(beginning.split())[:40])
         self.is_altered = self.is_altered or is_session_change(beginning)
+
+    def _refuse_without_transaction(self) -> None:
+        """See that nothing is executed after BEGIN has failed, for it would be committed at once.
+
+        A handler that swallows the error could go on: unlike a failed transaction, an idle session takes everything.
+
+        Raises:
+            psycopg.Error: The transaction does not exist.
+        """
+        if self.is_guarded and self.has_failed and self.pgconn.transaction_status == TransactionStatus.IDLE:
+            raise errors.InFailedSqlTransaction("the transaction could not be begun, so nothing is executed in it")
 
     def commit(self) -> None:
         """Refused in a handler."""

@@ -152,8 +152,7 @@ class Cursor(psycopg.Cursor[TupleRow]):
     @contextmanager
     def copy(self, statement: Query, *args: Any, **kwargs: Any) -> Iterator[psycopg.Copy]:  # noqa: ANN401
         """Begin a COPY."""
-        self._become_whole()
-        self._answer = None
+        self._let_psycopg(statement)
         with super().copy(statement, *args, **kwargs) as copy:
             yield copy
 
@@ -269,7 +268,7 @@ class Cursor(psycopg.Cursor[TupleRow]):
     def _awaited(self) -> Answer | None:
         """Give the answer of what the pipeline has sent, when it has come; None if psycopg has executed it."""
         answer = self._answer
-        if (self.pgresult if answer is None else answer.result) is None:
+        if (self.pgresult is None) if answer is None else (answer.result is None and not answer.is_lost):
             self._db.settle()
         return answer
 

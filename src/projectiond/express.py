@@ -56,10 +56,12 @@ CarryOut = Callable[[PQGen[None]], None]
 class Answer:
     """Takes a statement's result when it comes."""
 
-    __slots__ = ("result",)
+    __slots__ = ("is_lost", "result")
 
     def __init__(self) -> None:
         self.result: PGresult | None = None
+        # Whether none will come: whoever waited for it might, much later, meet what others have under way.
+        self.is_lost = False
 
     def take(self, result: "PGresult") -> None:
         """Called once, unless the statement fails or is skipped."""
@@ -252,6 +254,8 @@ class Express:
                 self._is_amid = False
                 continue
             if not self._takers:
+                # Whose the results are is not known any more.
+                self.has_failed = True
                 raise psycopg.InternalError("a result came that nobody has asked for")
             taker = self._takers.popleft()
             status = result.status
@@ -260,6 +264,8 @@ class Express:
             self._is_amid = True
             if status not in _SUCCEEDED:
                 self._note(result)
+                if taker is not None:
+                    taker.is_lost = True
             elif taker is not None:
                 taker.take(result)
 
@@ -283,6 +289,9 @@ class Express:
                     self._note(result)
                 elif result is None and not self._is_amid:
                     break
+            for taker in self._takers:
+                if taker is not None:
+                    taker.is_lost = True
             self._takers.clear()
             self._is_to_sync = False
         self._error = self._error or error

@@ -37,7 +37,7 @@ _FORMATS: Final = {"s": PyFormat.AUTO, "b": PyFormat.BINARY, "t": PyFormat.TEXT}
 # Neither COPY nor anything that is not about rows; SET LOCAL, for the daemon itself has uses for it.
 _ORDINARY: Final = re.compile(
     r"(?: \s++ | --[^\n]*+ (?: \n | \Z ) | /\* [^*]*+ \*/ )*+"
-    r"(?: select | insert | update | delete | merge | with | values | table | set \s+ local ) \b",
+    r"(?: select | insert | update | delete | merge | with | values | table | set \s+ local (?! \s+ names \b ) ) \b",
     re.VERBOSE | re.IGNORECASE,
 )
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
@@ -126,7 +126,7 @@ def is_ordinary(query: str) -> bool:
         # What has no place in UTF-8 is for psycopg to refuse.
         and _LONE_SURROGATE.search(query) is None
         # Texts would be converted into another one than they were announced in.
-        and "client_encoding" not in query
+        and "client_encoding" not in query.lower()
     )
 
 

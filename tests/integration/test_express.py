@@ -4,6 +4,7 @@ import datetime as dt
 import enum
 import gc
 import select
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from projectiond import express
 from projectiond.connection import Connection
 from projectiond.cursor import IS_LAZY, Cursor
 from projectiond.database import connect
-from projectiond.errors import TransactionControlError
+from projectiond.errors import PoisonError, TransactionControlError
 from projectiond.statements import MOST_PLANS
 from tests.support.postgres import Database, Server, fresh_database
 from tests.support.queries import value
@@ -230,11 +231,20 @@ def test_what_is_refused_is_refused_as_by_psycopg(
     assert found[0] == found[1]
 
 
-def test_texts_are_encoded_as_the_session_has_it(db: Connection) -> None:
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SET LOCAL client_encoding TO LATIN1",
+        "set local Client_Encoding to latin1",
+        "SET LOCAL NAMES 'LATIN1'",
+        "SELECT set_config('CLIENT_ENCODING', 'LATIN1', true)",
+    ],
+)
+def test_texts_are_encoded_as_the_session_has_it(db: Connection, statement: LiteralString) -> None:
     with db.pipelined(), db.transaction():
         for _ in range(OFTEN):
             assert db.execute("SELECT %s::text", ("é",)).fetchone() == ("é",)
-        db.execute("SET LOCAL client_encoding TO LATIN1")
+        db.execute(statement)
         assert db.execute("SELECT %s::text", ("é",)).fetchone() == ("é",)
 
 
@@ -345,17 +355,34 @@ def test_results_can_be_looked_at_after_the_end(db: Connection) -> None:
     assert (cursor.rowcount, cursor.fetchall()) == (1, [(1,)])
 
 
-def test_statements_of_several_threads_get_their_own_results(db: Connection) -> None:
+@pytest.fixture
+def often_switched() -> Iterator[None]:
+    """Have threads take turns a thousand times as often."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(before / 1000)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("often_switched")
+@pytest.mark.parametrize("is_mixed", [False, True])
+def test_statements_of_several_threads_get_their_own_results(db: Connection, *, is_mixed: bool) -> None:
     wrong: list[object] = []
 
     def ask(number: int) -> None:
-        for _ in range(200):
-            row = db.execute(ONE, (number,)).fetchone()
-            if row != (number,):
-                wrong.append((number, row))
+        try:
+            for _ in range(150):
+                if is_mixed and number % 2:
+                    # By psycopg.
+                    plan = db.execute("EXPLAIN (VERBOSE) SELECT %s::int", (number,)).fetchall()
+                    assert f"Output: {number}" in str(plan)
+                else:
+                    assert db.execute(ONE, (number,)).fetchone() == (number,)
+        except (psycopg.Error, AssertionError) as error:
+            wrong.append(error)
 
     with db.pipelined(), db.transaction():
-        threads = [threading.Thread(target=ask, args=(number,)) for number in range(3)]
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -397,6 +424,58 @@ def test_a_failure_is_known_whoever_catches_it(db: Connection, *, is_in_savepoin
         raise psycopg.DatabaseError("as the applier does")
     assert not db.has_failed
     assert db.info.transaction_status is TransactionStatus.IDLE
+
+
+@pytest.mark.parametrize("is_express", [True, False])
+@pytest.mark.parametrize(
+    "go_on",
+    [
+        lambda db: db.execute("INSERT INTO thing (id) VALUES (1)"),
+        lambda db: db.execute("DO 'BEGIN INSERT INTO thing (id) VALUES (1); END'"),
+        lambda db: db.cursor().executemany("INSERT INTO thing (id) VALUES (%s)", [(1,)]),
+        lambda db: psycopg.ClientCursor(db).execute("INSERT INTO thing (id) VALUES (%s)", (1,)),
+        lambda db: insert_in_savepoint(db),  # noqa: PLW0108 - defined below
+    ],
+)
+def test_nothing_is_executed_when_the_transaction_could_not_be_begun(
+    db: Connection, monkeypatch: pytest.MonkeyPatch, go_on: Callable[[Connection], object], *, is_express: bool
+) -> None:
+    talk_after(monkeypatch)
+    db.is_express = is_express
+    with pytest.raises(PoisonError), db.pipelined():  # noqa: PT012 - as the applier does
+        # BEGIN, and somebody has cancelled it.
+        db.execute("SELECT 1 / %s", (0,))
+        with db.guarded():
+            for swallowing in (insert_in_savepoint, go_on):
+                with suppress(psycopg.Error):
+                    swallowing(db)
+        assert db.has_failed
+        raise PoisonError("a statement failed, and the handler went on")
+    assert value(db, "SELECT count(*) FROM thing") == 0
+
+
+def insert_in_savepoint(db: Connection) -> None:
+    with db.transaction():
+        db.execute("INSERT INTO thing (id) VALUES (1)")
+
+
+def test_a_result_that_never_comes_is_not_waited_for_among_those_of_others(
+    db: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk_after(monkeypatch)
+    with pytest.raises(errors.DivisionByZero), db.pipelined():  # noqa: PT012 - in this order
+        failed = db.execute("SELECT 1 / %s", (0,))
+        kept = db.execute(ONE, (1,))
+    found = []
+    with pytest.raises(errors.InvalidTextRepresentation), db.pipelined():  # noqa: PT012 - in this order
+        # Another projection's, while a handler has kept its cursors.
+        db.execute("SELECT %s::int", ("x",))
+        for cursor in (failed, kept):
+            try:
+                cursor.fetchone()
+            except psycopg.Error as error:
+                found.append(type(error))
+    assert found == [psycopg.ProgrammingError] * 2
 
 
 def test_an_error_of_the_handler_is_not_hidden_by_one_of_the_server(
@@ -453,6 +532,11 @@ def test_transaction_control_is_refused(db: Connection, statement: LiteralString
         for run in (db.execute, db.cursor().execute):
             with pytest.raises(TransactionControlError):
                 run(statement)
+
+
+def test_transaction_control_is_refused_where_copy_is_expected(db: Connection) -> None:
+    with db.transaction(), db.guarded(), pytest.raises(TransactionControlError), db.cursor().copy("COMMIT"):
+        pass
 
 
 def test_a_statement_that_changes_the_session_is_noted_however_often_it_comes(db: Connection) -> None:
@@ -584,6 +668,14 @@ def test_the_threshold_of_the_connection_counts(db: Connection, threshold: int |
         db.execute(ONE, (1,))
         run_often(db)
     assert value(db, PLANS) == (0 if threshold is None else 2)
+
+
+def test_without_a_threshold_nothing_is_prepared_though_it_is_wanted(db: Connection) -> None:
+    db.prepare_threshold = None
+    with db.pipelined():
+        db.execute(ONE, (1,), prepare=True)
+        db.cursor().executemany(ONE, [(1,), (2,)])
+    assert value(db, PLANS) == 0
 
 
 @pytest.mark.parametrize(
