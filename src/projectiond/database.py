@@ -9,7 +9,7 @@ message a person reads: it raises :class:`DatabaseUnavailableError` in one sente
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, LiteralString
 
 import psycopg
@@ -57,8 +57,7 @@ def connect(
         configure(db, statement_timeout_seconds)
     except psycopg.OperationalError as error:
         raise DatabaseUnavailableError(
-            f"cannot connect to {describe_target(dsn)}: {_last_line(error)}",
-            hint="check database_url, and that the server is up and accepts this user",
+            f"cannot connect to {describe_target(dsn)}: {_last_line(error)}", hint=_advice(dsn, error)
         ) from error
     return db
 
@@ -102,6 +101,9 @@ def configure(db: Connection, statement_timeout_seconds: float, first_schema: st
     timeout = str(int(statement_timeout_seconds * 1000))
     if first_schema:
         db.execute(sql.ENTER_SPACE, {"schema": first_schema, "replay_id": replay_id})
+    # Where the server's system cannot tell (Windows), the setting is refused.
+    with suppress(psycopg.errors.InvalidParameterValue):
+        db.execute(sql.CHECK_CLIENT)
     *_, db.search_path, db.incarnation = fetch_row(db, sql.CONFIGURE_SESSION, {"statement_timeout": timeout})
     db.opened_at = time.monotonic()
 
@@ -154,12 +156,22 @@ def _parameters(role: str) -> Mapping[str, Any]:
         "connect_timeout": CONNECT_TIMEOUT_SECONDS,
         # In a database without an encoding of its own (SQL_ASCII) text would come as bytes.
         "client_encoding": "UTF8",
-        # A server that is gone without a word is noticed within some 15 s from this side too.
+        # A server that is gone without a word is noticed as soon from this side, see CONFIGURE_SESSION.
         "keepalives_idle": 5,
         "keepalives_interval": 3,
         "keepalives_count": 3,
-        "tcp_user_timeout": 15000,
+        "tcp_user_timeout": 10000,
     }
+
+
+def _advice(dsn: str, error: psycopg.Error) -> str:
+    """Say what to do about a connection that could not be made."""
+    # The keyword is in no other refusal, and is not translated.
+    if "CONNECT" not in str(error):
+        return "check database_url, and that the server is up and accepts this user"
+    parts = conninfo.conninfo_to_dict(dsn)
+    database, role = (psycopg.sql.Identifier(str(parts.get(name, "…"))).as_string() for name in ("dbname", "user"))
+    return f"run GRANT CONNECT ON DATABASE {database} TO {role}"
 
 
 def _last_line(error: psycopg.Error) -> str:
