@@ -10,10 +10,10 @@ JOBS ?= 4
 BIN := .venv/bin
 STAMP := .venv/.installed
 # Directories that are checked when they are there.
-TYPED := $(wildcard src projections examples tests bench)
+TYPED := $(wildcard src projections examples tests bench faults)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit bench lint type layers check format build clean
+.PHONY: help demo test unit bench faults lint type layers check format build clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ unit: $(STAMP) ## run the tests that need no database
 
 bench: $(STAMP) ## measure catch-up, latency, the writers' throughput and memory
 	$(BIN)/python -m bench $(ARGS)
+
+faults: $(STAMP) ## kill, stop, cut and fill whatever there is, and see that no event is lost
+	$(BIN)/python -m faults $(ARGS)
 
 lint: $(STAMP) ## check style and formatting
 	$(BIN)/ruff check

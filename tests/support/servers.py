@@ -79,7 +79,7 @@ def running_local_server(kind: str) -> Iterator[LocalServer]:
     template = _initialised_data_directory(kind)
     directory = Path(tempfile.mkdtemp(prefix=f"{kind[0]}-", dir=scratch_directory()))
     give_to_server_user(directory)
-    server = LocalServer(_binaries(kind), directory / "d")
+    server = LocalServer(binaries(kind), directory / "d")
     # Keeps the owner, and the mode that PostgreSQL insists on.
     subprocess.run(["/bin/cp", "-a", str(template), str(server.data_directory)], check=True)
     try:
@@ -130,7 +130,7 @@ def _docker_client_connects() -> bool:
     return True
 
 
-def _binaries(kind: str) -> Path:
+def binaries(kind: str) -> Path:
     binaries = {"embedded": _embedded_binaries(), "debian15": _DEBIAN15_BINARIES}.get(kind)
     if binaries is None:
         raise ValueError(f"no PostgreSQL binaries for {kind!r}: {SERVERS_VARIABLE} takes embedded, debian15, container")
@@ -167,6 +167,6 @@ def _others_may_enter(directory: Path) -> bool:
 def _initialised_data_directory(kind: str) -> Path:
     directory = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=scratch_directory()))
     give_to_server_user(directory)
-    server = LocalServer(_binaries(kind), directory / "d")
+    server = LocalServer(binaries(kind), directory / "d")
     server.initdb()
     return server.data_directory
