@@ -21,7 +21,7 @@ from psycopg import errors, generators
 from psycopg.abc import RV, AdaptContext, Dumper, Params, PQGen, Query
 from psycopg.abc import Transformer as Converter
 from psycopg.adapt import AdaptersMap, PyFormat, Transformer
-from psycopg.pq import Format, TransactionStatus
+from psycopg.pq import ConnStatus, Format, TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg.sql import Composable
 
@@ -170,6 +170,7 @@ class Connection(psycopg.Connection[TupleRow]):
         # An error of before is not the transaction's, and one of within must be met within.
         self.settle()
         is_kept = False
+        transaction: psycopg.Transaction | None = None
         try:
             with super().transaction(savepoint_name, force_rollback) as transaction:
                 try:
@@ -178,6 +179,13 @@ class Connection(psycopg.Connection[TupleRow]):
                     is_kept = not force_rollback
                 finally:
                     self._settle_quietly()
+        except psycopg.Rollback as rollback:
+            if rollback.transaction not in {None, transaction}:
+                raise
+            # psycopg goes on after it, unless it could not be done; and it was not wrong to ask for it.
+            is_gone = self.pgconn.status == ConnStatus.BAD
+            kind = psycopg.OperationalError if is_gone else psycopg.InternalError
+            raise kind("a savepoint could not be rolled back to") from rollback
         finally:
             if not is_kept:
                 # What was made in it is gone, and psycopg deallocates all that is prepared; Rollback ends here too.

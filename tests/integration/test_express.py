@@ -8,7 +8,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Final, LiteralString
@@ -524,6 +524,27 @@ def test_a_server_process_that_is_ended_is_an_operational_error(
         db.settle()
     assert db.broken
     assert value(admin, "SELECT count(*) FROM thing") == 0
+
+
+@pytest.mark.parametrize("is_pipelined", [True, False])
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_a_rollback_that_cannot_be_done_is_an_error_of_the_database(
+    db: Connection, database: Database, *, is_pipelined: bool, is_gone: bool
+) -> None:
+    admin = database.connect()
+    expected = psycopg.OperationalError if is_gone else psycopg.InternalError
+    with (  # noqa: PT012 - in this order
+        pytest.raises(expected, match="could not be rolled back"),
+        db.pipelined() if is_pipelined else nullcontext(),
+        db.transaction(),
+        db.transaction("mine") as savepoint,
+        db.transaction(),
+    ):
+        if is_gone:
+            admin.execute("SELECT pg_terminate_backend(%s, 30000)", (db.info.backend_pid,))
+        else:
+            db.execute("RELEASE mine")
+        raise psycopg.Rollback(savepoint)
 
 
 @pytest.mark.parametrize("statement", ["COMMIT", "BEGIN", "rollback", " COMMIT", "/* x */ COMMIT", "END"])
