@@ -62,14 +62,16 @@ class Statement:
     def arrange(self, parameters: Params) -> Sequence[Any] | None:
         """Give the parameters in the order of the placeholders, or ``None`` if they are not what it takes."""
         names = self._names
-        if isinstance(parameters, (tuple, list)) or (
-            isinstance(parameters, Sequence) and not isinstance(parameters, (str, bytes))
+        # A plain dict first: what else is a sequence or a mapping takes long to find out.
+        if type(parameters) is not dict and (
+            isinstance(parameters, (tuple, list))
+            or (isinstance(parameters, Sequence) and not isinstance(parameters, (str, bytes)))
         ):
             return parameters if names is None and len(parameters) == len(self.formats) else None
-        if not isinstance(parameters, Mapping) or (names is None and self.formats):
+        if (type(parameters) is not dict and not isinstance(parameters, Mapping)) or (names is None and self.formats):
             return None
         try:
-            return [parameters[name] for name in names or ()]
+            return [*map(parameters.__getitem__, names or ())]
         except KeyError:
             return None
 
