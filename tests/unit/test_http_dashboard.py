@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -151,6 +152,13 @@ class TestToken:
             site.ask("/api/v1/projections/orders/dead-letters/7", headers=RIGHT),
         ):
             assert (answer.status_code, answer.json()["error"]) == (503, "the database does not answer: gone")
+
+    @pytest.mark.parametrize("name", ["orders/pause", "a\nb", HOSTILE, "dead-letters/7/retry"])
+    def test_a_name_is_whatever_it_is(self, site: Site, name: str) -> None:
+        path = f"/api/v1/projections/{quote(name, safe='')}"
+        assert site.ask(f"{path}/pause", "POST", RIGHT).status_code == 200
+        site.desk.answer = {"name": name}
+        assert site.ask(f"{path}/details").json()["name"] == name
 
 
 class TestPage:

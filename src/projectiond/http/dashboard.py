@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -37,6 +38,15 @@ API: Final = "/api/v1"
 TIMEOUT_SECONDS: Final = 3
 
 
+class _Anything(PathConvertor):
+    """A projection's name: whatever somebody has put into the table, also slashes and ends of lines."""
+
+    regex = r"[\s\S]+"
+
+
+register_url_convertor("anything", _Anything())
+
+
 class Dashboard:
     """Everything of it."""
 
@@ -55,7 +65,7 @@ class Dashboard:
         stream = Stream(self._crew, self._vigil, self._readings, self._history, is_steerable=self._token.is_set)
         self._details = Details(self._desk, self._history)
         actions = Actions(self._crew, self._desk, self._details, self._token)
-        projection = f"{API}/projections/{{name:path}}"
+        projection = f"{API}/projections/{{name:anything}}"
         letter = f"{projection}/dead-letters/{{number:int}}"
         return [
             *self._page.routes(),

@@ -14,7 +14,7 @@ const TOAST_MS = 8000;
 const GRACE_SECONDS = 2;
 
 // Between two announcements; what comes meanwhile is read together.
-const ANNOUNCE_MS = 4000;
+const ANNOUNCE_MS = 2000;
 
 let table = null;
 let panel = null;
@@ -48,7 +48,8 @@ setInterval(() => {
   if (pending.length) setText(byId("announcer"), pending.splice(0).slice(-6).join(". "));
 }, ANNOUNCE_MS);
 
-function toast(text) {
+function toast(said) {
+  const text = escaped(said);
   setText(byId("toast"), text);
   show(byId("toast"), true);
   announce(text);
@@ -225,8 +226,13 @@ function tick() {
 
 // The panel's name stands in the address, so that it can be passed on.
 function follow() {
-  const name = decodeURIComponent(location.hash.slice(1).replace(/^p=/, ""));
-  if (location.hash.startsWith("#p=") && name !== panel.name) openPanel(name);
+  if (!location.hash.startsWith("#p=")) return;
+  try {
+    const name = decodeURIComponent(location.hash.slice(3));
+    if (name !== panel.name) openPanel(name);
+  } catch {
+    // Somebody has cut the address off in the middle of a letter.
+  }
 }
 
 function openPanel(name) {

@@ -178,8 +178,12 @@ export class Panel {
   _offer(p) {
     const { is_steerable: isSteerable } = this._live.server;
     show(this._buttons, isSteerable);
-    show(this._toPause, p.status !== "paused");
-    show(this._toResume, p.status === "paused");
+    const [offered, taken] = p.status === "paused" ? [this._toResume, this._toPause] : [this._toPause, this._toResume];
+    const isInHand = document.activeElement === taken;
+    show(offered, true);
+    show(taken, false);
+    // Whoever has just paused it by the keyboard is not to be thrown to the beginning of the page.
+    if (isInHand) offered.focus();
     const command = p.status === "paused" ? "resume" : "pause";
     const text = isSteerable
       ? ""

@@ -202,7 +202,7 @@ export class Steering {
 
   _tellFault(status, shape) {
     const hint = status >= 500 && shape.hint ? `; ${shape.hint}` : "";
-    setText(byId("confirm-fault"), `${shape.error.charAt(0).toUpperCase()}${shape.error.slice(1)}${hint}.`);
+    setText(byId("confirm-fault"), escaped(`${shape.error.charAt(0).toUpperCase()}${shape.error.slice(1)}${hint}.`));
     if (status === 401) {
       this.forget();
       this._demandToken(true);
