@@ -534,7 +534,7 @@ def test_a_rollback_that_cannot_be_done_is_an_error_of_the_database(
     admin = database.connect()
     expected = psycopg.OperationalError if is_gone else psycopg.InternalError
     with (  # noqa: PT012 - in this order
-        pytest.raises(expected, match="could not be rolled back"),
+        pytest.raises(expected),
         db.pipelined() if is_pipelined else nullcontext(),
         db.transaction(),
         db.transaction("mine") as savepoint,
