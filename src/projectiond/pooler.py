@@ -51,14 +51,17 @@ def _is_shared(dsn: str) -> bool:
         own = _session_of(mine)
         if own == mine.info.backend_pid:
             return False
+        try:
+            with mine.transaction():
+                pass
+        except psycopg.errors.ProtocolViolation:  # no transactions at all: statement mode
+            return True
+        # A pool that has no second session for us ends this with an error, and has proven nothing.
         with _connect(dsn) as other:
             for _ in range(LOOKS):
-                try:
-                    with other.transaction():
-                        if _session_of(other) == own or _session_of(mine) != own:
-                            return True
-                except psycopg.errors.ProtocolViolation:  # no transactions at all: statement mode
-                    return True
+                with other.transaction():
+                    if _session_of(other) == own or _session_of(mine) != own:
+                        return True
     return False
 
 

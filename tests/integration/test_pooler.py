@@ -69,6 +69,12 @@ def test_a_command_refuses_and_leaves_the_shared_sessions_as_they_were(database:
 
 
 @needs_pgbouncer
+def test_a_pooler_that_keeps_its_only_session_for_us_is_not_refused(database: Database) -> None:
+    with running_pgbouncer(database.server, "session", default_pool_size=1, query_wait_timeout=1) as bouncer:
+        refuse_shared_sessions(bouncer.dsn(database.name))
+
+
+@needs_pgbouncer
 def test_a_daemon_works_behind_a_pooler_in_session_mode(database: Database) -> None:
     with running_pgbouncer(database.server, "session", default_pool_size=10) as bouncer:
         refuse_shared_sessions(bouncer.dsn(database.name))
