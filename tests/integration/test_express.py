@@ -532,7 +532,7 @@ def test_a_rollback_that_cannot_be_done_is_an_error_of_the_database(
     db: Connection, database: Database, *, is_pipelined: bool, is_gone: bool
 ) -> None:
     admin = database.connect()
-    expected = psycopg.OperationalError if is_gone else psycopg.InternalError
+    expected = psycopg.OperationalError if is_gone else psycopg.DatabaseError
     with (  # noqa: PT012 - in this order
         pytest.raises(expected),
         db.pipelined() if is_pipelined else nullcontext(),
