@@ -10,18 +10,9 @@ from typing import Final, LiteralString
 import psycopg
 from psycopg.rows import TupleRow
 
-_INIT: Final = 'run "projectiond init"'
+from projectiond.privileges import TABLES, hidden_schemas, missing_privileges
 
-# What the daemon's role needs. Deleting from projection_rebuilds is done by the status trigger, as its owner.
-_PRIVILEGES: Final[Mapping[str, tuple[str, ...]]] = {
-    "event_store": ("SELECT",),
-    "projection_checkpoints": ("SELECT", "INSERT", "UPDATE"),
-    "projection_dead_letters": ("SELECT", "INSERT", "UPDATE", "DELETE"),
-    "projection_builds": ("SELECT", "INSERT", "UPDATE", "DELETE"),
-    "projection_rebuilds": ("SELECT", "INSERT", "UPDATE"),
-    "projection_rebuild_history": ("SELECT", "INSERT"),
-    "projectiond_high_water_mark": ("SELECT", "INSERT", "UPDATE", "DELETE"),
-}
+_INIT: Final = 'run "projectiond init"'
 
 _DOORBELL_TRIGGER: Final = "projectiond_ring_doorbell"
 _TRIGGERS: Final[Mapping[str, str]] = {
@@ -29,12 +20,11 @@ _TRIGGERS: Final[Mapping[str, str]] = {
     "projectiond_status_changed": "projection_checkpoints",
 }
 
-# Rows: one (is_standby, search_path, role).
+# Rows: one (is_standby, search_path).
 _SESSION: LiteralString = """
 SELECT
     pg_is_in_recovery(),
-    current_setting('search_path'),
-    quote_ident(current_user)
+    current_setting('search_path')
 """
 
 # Parameters: tables (text[]). Rows: one (table) for each that the search_path does not find.
@@ -90,8 +80,8 @@ WHERE to_regclass(wanted.t) IS NOT NULL
     )
 """
 
-# Rows: one (draws_numbers, is_nullable, sequence, cache, only_grows, is_readable), or none without the
-# column; sequence is null where the column owns none.
+# Rows: one (draws_numbers, is_nullable, sequence, cache, only_grows, whether it and the table may be read), or none
+# without the column; sequence is null where the column owns none.
 _SEQUENCE: LiteralString = """
 SELECT
     col.atthasdef OR col.attidentity <> '',
@@ -99,7 +89,7 @@ SELECT
     own.seqrelid::regclass::text,
     own.seqcache,
     own.seqincrement > 0 AND NOT own.seqcycle,
-    has_sequence_privilege(own.seqrelid, 'SELECT')
+    has_sequence_privilege(own.seqrelid, 'SELECT') AND has_table_privilege(col.attrelid, 'SELECT')
 FROM pg_attribute AS col
 LEFT JOIN pg_sequence AS own
     ON own.seqrelid = pg_get_serial_sequence('event_store', col.attname::text)::regclass
@@ -168,14 +158,6 @@ LEFT JOIN pg_trigger AS found
 WHERE its_table.oid = to_regclass(%(table)s)
 """
 
-# Parameters: table, privileges (text[]). Rows: (privilege) for each that the role lacks; none without table.
-_MISSING_PRIVILEGES: LiteralString = """
-SELECT privilege
-FROM unnest(%(privileges)s::text[]) WITH ORDINALITY AS wanted (privilege, place)
-WHERE NOT has_table_privilege(to_regclass(%(table)s), privilege)
-ORDER BY place
-"""
-
 # Rows: one (is_copied): the store is filled by logical replication, in an order that is not the numbers'.
 _STORE_IS_COPIED: LiteralString = """
 SELECT EXISTS (
@@ -208,9 +190,11 @@ def inspect_schema(conn: psycopg.Connection[TupleRow], *, needs_doorbell: bool =
     Returns:
         One sentence for each fault, with what to do about it; empty when all is well.
     """
-    ((is_standby, search_path, role),) = conn.execute(_SESSION)
+    ((is_standby, search_path),) = conn.execute(_SESSION)
     faults = ["this server is a standby: connect to the primary"] if is_standby else []
-    missing = conn.execute(_MISSING_TABLES, {"tables": list(_PRIVILEGES)}).fetchall()
+    if hidden := hidden_schemas(conn):
+        return faults + hidden  # what is in there cannot be looked at
+    missing = conn.execute(_MISSING_TABLES, {"tables": list(TABLES)}).fetchall()
     faults += [f"table {name} is not in the search_path ({search_path}): {_INIT}" for (name,) in missing]
     faults += [fault for (fault,) in conn.execute(_STORE_FAULTS)]
     ((is_copied,),) = conn.execute(_STORE_IS_COPIED)
@@ -218,7 +202,7 @@ def inspect_schema(conn: psycopg.Connection[TupleRow], *, needs_doorbell: bool =
         faults.append("event_store is filled by a subscription, out of order: connect to the publisher")
     columns = conn.execute(_MISSING_COLUMNS).fetchall()
     faults += [f"column {table}.{name} is missing: add it as in schema.sql" for table, name in columns]
-    faults += _sequence_faults(conn, role)
+    faults += _sequence_faults(conn)
     if (row := conn.execute(_STATUS_IS_CHECKED).fetchone()) and not row[0]:
         faults.append(f"projection_checkpoints.status takes any value: {_INIT}")
     naive = conn.execute(_NAIVE_TIMESTAMPS).fetchall()
@@ -228,15 +212,11 @@ def inspect_schema(conn: psycopg.Connection[TupleRow], *, needs_doorbell: bool =
             faults += _trigger_faults(conn, trigger, table)
     functions = conn.execute(_MISSING_FUNCTIONS).fetchall()
     faults += [f"function {name} is not in the search_path ({search_path}): {_INIT}" for (name,) in functions]
-    for table, privileges in _PRIVILEGES.items():
-        parameters = {"table": table, "privileges": list(privileges)}
-        lacking = ", ".join(name for (name,) in conn.execute(_MISSING_PRIVILEGES, parameters))
-        if lacking:
-            faults.append(f"role {role} lacks {lacking} on {table}: run GRANT {lacking} ON {table} TO {role}")
+    faults += missing_privileges(conn)
     return faults
 
 
-def _sequence_faults(conn: psycopg.Connection[TupleRow], role: str) -> list[str]:
+def _sequence_faults(conn: psycopg.Connection[TupleRow]) -> list[str]:
     column = "event_store.sequence_number"
     faults = []
     if (row := conn.execute(_SEQUENCE).fetchone()) is not None:
@@ -256,9 +236,7 @@ def _sequence_faults(conn: psycopg.Connection[TupleRow], role: str) -> list[str]
             faults.append(
                 f"sequence {sequence} counts downwards or cycles: run ALTER SEQUENCE {sequence} INCREMENT BY 1 NO CYCLE"
             )
-        if sequence is not None and not is_readable:
-            faults.append(f"role {role} lacks SELECT on {sequence}: run GRANT SELECT ON SEQUENCE {sequence} TO {role}")
-        elif sequence is not None:
+        if sequence is not None and is_readable:
             faults += _stray_number(conn, sequence)
     if (row := conn.execute(_SEQUENCE_NUMBER_IS_UNIQUE).fetchone()) and not row[0]:
         faults.append(f"{column} is not unique: {_INIT}")

@@ -8,6 +8,7 @@
     daemon.py       run
     health.py       health
     database.py     init, check
+    grants.py       grants
     status.py       status
     picture.py      how the overview is shown
     statistics.py   stats

@@ -18,6 +18,8 @@ from projectiond.failure import describe, printable
 from projectiond.highwater import read_store_end
 from projectiond.inspection import inspect_schema
 from projectiond.preparation import try_out
+from projectiond.rebuild.space import space_name
+from projectiond.rebuild.statements import DESCRIBE_SCHEMA, MAY_CREATE_SCHEMA
 from projectiond.schema import apply_schema
 from projectiond.worker import RESERVED_CONNECTIONS
 
@@ -155,10 +157,28 @@ def _notes(db: Connection, target: Target, definitions: Sequence[Definition]) ->
         if unknown:
             yield f"{definition.name} handles {unknown}, of which the store holds no event yet; is it spelt so?"
     yield from read_changes(db, definitions)
+    yield from _note_on_rebuilds(db, definitions)
     for_handlers = target.settings.pool_size - RESERVED_CONNECTIONS
     if len(definitions) > for_handlers * target.settings.workers:
         yield (
             f"{len(definitions)} projections share {for_handlers} connections of a worker (pool_size "
             f"{target.settings.pool_size}, less {RESERVED_CONNECTIONS}), so slow handlers delay other projections; "
             "raise pool_size or workers"
+        )
+
+
+def _note_on_rebuilds(db: Connection, definitions: Sequence[Definition]) -> Iterator[str]:
+    """Say which projections could not be rebuilt beside their tables, for want of a schema to do it in."""
+    may_create, database, role = fetch_row(db, MAY_CREATE_SCHEMA)
+    if may_create:
+        return
+    without = []
+    for definition in definitions:
+        found = db.execute(DESCRIBE_SCHEMA, {"schema": space_name(definition.name)}).fetchone()
+        if definition.tables and (found is None or not found[0]):
+            without.append(definition.name)
+    if without:
+        yield (
+            f"role {role} may not make the schemas in which {', '.join(without)} would be rebuilt beside the live "
+            f"tables; run GRANT CREATE ON DATABASE {database} TO {role}, or rebuild in place"
         )

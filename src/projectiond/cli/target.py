@@ -15,6 +15,7 @@ from projectiond.database import Connection, check_server, connect, describe_tar
 from projectiond.embedded import DIRECTORY, is_running, require_package, start_embedded
 from projectiond.errors import ConfigurationError
 from projectiond.pooler import refuse_shared_sessions
+from projectiond.privileges import hidden_schemas
 from projectiond.schema import apply_schema
 from projectiond.settings import Settings, load_settings
 
@@ -69,6 +70,8 @@ class Target:
             refuse_shared_sessions(self.dsn)
 
     def _refuse_empty(self, db: Connection) -> None:
+        if hidden := hidden_schemas(db):
+            raise ConfigurationError("\n".join(hidden))
         if fetch_row(db, sql.IS_WITHOUT_SCHEMA)[0]:
             raise ConfigurationError(
                 f"{self} has neither event_store nor projection_checkpoints in its search_path",
