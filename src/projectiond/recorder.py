@@ -1,8 +1,8 @@
 """The flight recorder: what each runner of a worker had in hand, readable after the worker's death.
 
 A handler may hang, exit the process or crash the interpreter.  To say afterwards which projection it was, and at
-which event, the worker writes it into memory that the supervisor shares: an unlinked file, mapped by both.  A write
-costs some hundred nanoseconds and no system call, and it survives SIGKILL.
+which event, the worker writes it into memory that the supervisor shares: a file without a name, mapped by both.  A
+write costs some hundred nanoseconds and no system call, and it survives SIGKILL.
 
 Beside it lie the worker's ``counters``, which the supervisor takes along as a :class:`Page`.
 
@@ -73,9 +73,16 @@ class Page:
 
 
 def create_recorder_file() -> int:
-    """Make the shared file; the descriptor is to be passed to the worker."""
-    with tempfile.TemporaryFile(prefix="projectiond-recorder-") as file:
-        file.truncate(_SIZE)
+    """Make the shared file; the descriptor is to be passed to the worker.
+
+    It must have room for all of itself: writing to mapped memory for which the disk has none ends the process (SIGBUS).
+    """
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("projectiond-recorder")
+        os.truncate(descriptor, _SIZE)
+        return descriptor
+    with tempfile.TemporaryFile(prefix="projectiond-recorder-", buffering=0) as file:
+        file.write(bytes(_SIZE))
         return os.dup(file.fileno())
 
 

@@ -55,7 +55,8 @@ FORGET_SECONDS: Final = 3600.0
 # The main thread of a worker beats each second; this is also what connecting to a dead server may take.
 SILENT_SECONDS: Final = 30.0
 
-_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
+_ENDING: Final = frozenset({signal.SIGTERM, signal.SIGINT})
+_SIGNALS: Final = _ENDING | {signal.SIGCHLD}
 
 log = logs.get_logger()
 
@@ -123,9 +124,9 @@ class Supervisor:
                 self._http = HttpServer(self._settings)
             log.info(logs.DAEMON_STARTED, workers=len(self._posts))
             while not self._until():
-                caught = signal.sigtimedwait(_SIGNALS, TICK_SECONDS)
-                if caught is not None and caught.si_signo != signal.SIGCHLD:
-                    log.info(logs.DAEMON_DRAINING, signal=signal.Signals(caught.si_signo).name)
+                ending = _await_signal()
+                if ending is not None:
+                    log.info(logs.DAEMON_DRAINING, signal=ending.name)
                     break
                 self._tend()
             return self._drain()
@@ -301,8 +302,7 @@ class Supervisor:
         deadline = time.monotonic() + self._settings.drain_seconds
         while (left := [child for child in children if child.exit_code() is None]) and time.monotonic() < deadline:
             self._show(is_draining=True)
-            caught = signal.sigtimedwait(_SIGNALS, TICK_SECONDS)
-            if caught is not None and caught.si_signo != signal.SIGCHLD:
+            if _await_signal() is not None:
                 break
         for child in left:
             child.kill()
@@ -313,3 +313,13 @@ class Supervisor:
             )
         log.info(logs.DAEMON_STOPPED, killed=len(left))
         return 1 if left else 0
+
+
+def _await_signal() -> signal.Signals | None:
+    """Wait for the next tick, or until something happens; give the signal that asks for the end, if it was that.
+
+    A process that was stopped for longer and goes on (SIGCONT, a debugger, a machine that was asleep) gets any number
+    here: CPython then returns what it had left uninitialised.
+    """
+    caught = signal.sigtimedwait(_SIGNALS, TICK_SECONDS)
+    return signal.Signals(caught.si_signo) if caught is not None and caught.si_signo in _ENDING else None

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 # Of those that are over within seconds.
 KINDS = (
     "worker-stopped",
+    "supervisor-stopped",
     "handler-raises",
     "statements-cancelled",
     "deadlocks",

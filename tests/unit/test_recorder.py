@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -33,6 +34,12 @@ def supervisor(descriptor: int) -> Iterator[Recorder]:
 
 def hands(recorder: Recorder) -> list[tuple[str, int]]:
     return [(item.projection, item.sequence_number) for item in recorder.read_in_hand()]
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="without Linux it is a temporary file")
+def test_it_needs_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/proc")
+    os.close(create_recorder_file())
 
 
 def test_a_fresh_recorder_tells_of_nothing(supervisor: Recorder) -> None:

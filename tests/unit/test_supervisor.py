@@ -2,6 +2,7 @@
 
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 
@@ -69,6 +70,15 @@ def test_a_long_time_limit_for_handlers_is_a_long_patience_with_the_worker() -> 
     child = FakeChild(silent_seconds=SILENT_SECONDS + 1)
     check(child, handler_timeout_seconds=SILENT_SECONDS + 10)
     assert not child.is_killed
+
+
+def test_only_signals_that_ask_for_the_end_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The second is what CPython gives after SIGCONT: whatever lay there.
+    caught = [signal.SIGCHLD, -567952416, None, signal.SIGTERM]
+    monkeypatch.setattr(signal, "sigtimedwait", lambda *_: caught[0] and SimpleNamespace(si_signo=caught.pop(0)))
+    monkeypatch.setattr(Supervisor, "_tend", lambda _self: caught[0] is None and caught.pop(0))
+    assert Supervisor(Settings(http_port=0, workers=1)).run() == 0
+    assert caught == []
 
 
 def test_signals_are_blocked_only_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
