@@ -30,7 +30,7 @@ from tests.support.dashboard import HOSTILE, TOKEN
 from tests.support.http import FakeReadings, FakeVigil, FakeWaiters, crew_of, page_of, reading_of, state_of
 
 STATIC = files("projectiond.http") / "static"
-PAUSE = "/api/v1/projections/orders/pause"
+PAUSE = "/dashboard/projections/orders/pause"
 RIGHT = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
 
 
@@ -97,7 +97,7 @@ class TestToken:
             ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
         ],
     )
-    @pytest.mark.parametrize("path", [PAUSE, "/api/v1/projections/orders/dead-letters/7/retry"])
+    @pytest.mark.parametrize("path", [PAUSE, "/dashboard/projections/orders/dead-letters/7/retry"])
     def test_without_it_or_from_elsewhere_nothing_is_done(
         self, site: Site, path: str, headers: dict[str, Any], status: int
     ) -> None:
@@ -131,7 +131,7 @@ class TestToken:
             assert "http_token is not set" in answer.json()["error"]
 
     def test_what_is_in_events_is_shown_with_it_only(self, site: Site) -> None:
-        letter = "/api/v1/projections/orders/dead-letters/7"
+        letter = "/dashboard/projections/orders/dead-letters/7"
         assert site.ask(letter).status_code == 401
         assert site.desk.asked == []
         site.desk.answer = None
@@ -141,21 +141,21 @@ class TestToken:
     @pytest.mark.parametrize("action", ["pause", "resume", "rebuild", "dead-letters/7/retry", "dead-letters/7/discard"])
     def test_a_change_is_asked_for_by_post_only(self, site: Site, action: str) -> None:
         for method in ("GET", "HEAD", "PUT", "DELETE"):
-            answer = site.ask(f"/api/v1/projections/orders/{action}", method, RIGHT)
+            answer = site.ask(f"/dashboard/projections/orders/{action}", method, RIGHT)
             assert (answer.status_code, site.desk.asked) == (405, [])
 
     def test_a_database_that_does_not_answer_is_told(self, site: Site) -> None:
         site.desk.answer = DatabaseUnavailableError("the database does not answer: gone", hint="try again in a moment")
         for answer in (
             site.ask(PAUSE, "POST", RIGHT, b"{}"),
-            site.ask("/api/v1/projections/orders/details"),
-            site.ask("/api/v1/projections/orders/dead-letters/7", headers=RIGHT),
+            site.ask("/dashboard/projections/orders/details"),
+            site.ask("/dashboard/projections/orders/dead-letters/7", headers=RIGHT),
         ):
             assert (answer.status_code, answer.json()["error"]) == (503, "the database does not answer: gone")
 
     @pytest.mark.parametrize("name", ["orders/pause", "a\nb", HOSTILE, "dead-letters/7/retry"])
     def test_a_name_is_whatever_it_is(self, site: Site, name: str) -> None:
-        path = f"/api/v1/projections/{quote(name, safe='')}"
+        path = f"/dashboard/projections/{quote(name, safe='')}"
         assert site.ask(f"{path}/pause", "POST", RIGHT).status_code == 200
         site.desk.answer = {"name": name}
         assert site.ask(f"{path}/details").json()["name"] == name

@@ -32,7 +32,8 @@ from projectiond.http.token import Token
 from projectiond.http.vigil import Vigil
 from projectiond.settings import Settings
 
-API: Final = "/api/v1"
+# Not of the API: what is below it serves the page, and changes with it.
+PREFIX: Final = "/dashboard"
 
 # Of what somebody waits for in front of a screen.
 TIMEOUT_SECONDS: Final = 3
@@ -65,12 +66,12 @@ class Dashboard:
         stream = Stream(self._crew, self._vigil, self._readings, self._history, is_steerable=self._token.is_set)
         self._details = Details(self._desk, self._history)
         actions = Actions(self._crew, self._desk, self._details, self._token)
-        projection = f"{API}/projections/{{name:anything}}"
+        projection = f"{PREFIX}/projections/{{name:anything}}"
         letter = f"{projection}/dead-letters/{{number:int}}"
         return [
             *self._page.routes(),
-            Route(f"{API}/stream", stream.open),
-            Route(f"{API}/store", self._store),
+            Route(f"{PREFIX}/stream", stream.open),
+            Route(f"{PREFIX}/store", self._store),
             Route(f"{projection}/details", self._projection),
             Route(letter, actions.letter),
             *(Route(f"{letter}/{action}", actions.decide, methods=["POST"]) for action in DECISIONS),

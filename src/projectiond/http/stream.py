@@ -67,7 +67,7 @@ class Stream:
         """Answer with a stream."""
         if self._viewers >= MOST_VIEWERS:
             error = f"{MOST_VIEWERS} people look already, which is as many as may"
-            return Json({"error": error, "hint": "close other pages, or ask /api/v1/projections"}, 503)
+            return Json({"error": error, "hint": "close other pages, or ask for /api/v1/projections"}, 503)
         # Not told to a proxy, which would buffer it.
         headers = {"X-Accel-Buffering": "no"}
         return StreamingResponse(self._messages(), media_type="text/event-stream", headers=headers)

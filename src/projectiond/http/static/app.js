@@ -160,7 +160,7 @@ function drawNotices() {
 async function readFigures() {
   if (document.hidden) return;
   try {
-    const answer = await fetch("api/v1/store");
+    const answer = await fetch("dashboard/store");
     if (answer.ok) drawFigures(await answer.json());
   } catch {
     // The stream says that there is no connection.
@@ -239,6 +239,7 @@ function openPanel(name) {
   history.replaceState(null, "", `#p=${encodeURIComponent(name)}`);
   table.mark(name);
   panel.open(name);
+  panel.tick(live.now());
 }
 
 steering = new Steering((result) => {

@@ -1,6 +1,6 @@
 // The line: lag over the last minutes, the newest at the right.  A time without a reading is a gap.
 
-import { element, setAttribute, shape } from "./dom.js";
+import { element, setAttribute, setText, shape, show } from "./dom.js";
 import { number } from "./words.js";
 
 const WIDTH = 120;
@@ -72,8 +72,9 @@ export function makeChart(samples, minutes) {
     draw(lags) {
       line.draw(lags);
       const known = lags.filter((lag) => lag !== null && lag !== undefined);
-      const text = known.length ? `lag in events, at most ${number(Math.max(...known))}` : "not known yet";
-      if (top.textContent !== text) top.textContent = text;
+      const text = known.length ? `lag in events, at most ${number(Math.max(...known))}` : "";
+      setText(top, text);
+      show(chart, known.length > 0);
     },
   };
 }

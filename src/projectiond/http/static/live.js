@@ -42,7 +42,7 @@ export class Live {
   _open() {
     this._close();
     if (document.hidden) return;
-    const source = new EventSource("api/v1/stream");
+    const source = new EventSource("dashboard/stream");
     this._source = source;
     this._openedAt = performance.now();
     source.addEventListener("picture", (event) => this._take(JSON.parse(event.data), true));

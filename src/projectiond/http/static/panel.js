@@ -198,7 +198,7 @@ export class Panel {
     const name = this._name;
     if (name === null || document.hidden) return;
     try {
-      const answer = await fetch(`api/v1/projections/${encodeURIComponent(name)}/details`);
+      const answer = await fetch(`dashboard/projections/${encodeURIComponent(name)}/details`);
       const shape = await answer.json();
       if (name !== this._name) return;
       setText(this._fault, answer.ok ? "" : `Dead letters and rebuilds are not to be had: ${shape.error}.`);

@@ -125,7 +125,7 @@ export class Steering {
 
   // The event's data; null when the token is missing or wrong.
   async data(name, sequenceNumber) {
-    const answer = await fetch(`api/v1/projections/${encodeURIComponent(name)}/dead-letters/${sequenceNumber}`, {
+    const answer = await fetch(`dashboard/projections/${encodeURIComponent(name)}/dead-letters/${sequenceNumber}`, {
       headers: { Authorization: `Bearer ${tokenKept()}` },
     });
     if (answer.status === 401) {
@@ -179,7 +179,7 @@ export class Steering {
     }
     this._setBusy(true);
     try {
-      const answer = await fetch(`api/v1/projections/${this._path}`, {
+      const answer = await fetch(`dashboard/projections/${this._path}`, {
         method: "POST",
         headers: { Authorization: `Bearer ${token}`, "Content-Type": "application/json" },
         body: "{}",
