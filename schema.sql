@@ -48,7 +48,7 @@ BEGIN
     FOREACH missing IN ARRAY ARRAY[
         'event_store', 'projection_checkpoints', 'snapshots',
         'projection_dead_letters', 'projection_rebuilds', 'projection_builds', 'projection_rebuild_history',
-        'projectiond_high_water_mark'
+        'projection_workers', 'projectiond_high_water_mark'
     ] LOOP
         IF to_regclass(missing) IS NULL THEN
             RAISE NOTICE 'created table %.%', quote_ident(home), missing;
@@ -770,6 +770,19 @@ CREATE TABLE IF NOT EXISTS projection_builds (
     built_by TEXT NOT NULL,
     -- Of the last catch-up of some length.
     events_per_second FLOAT8
+);
+
+-- Who the workers are that are connected, and since when each runs what it runs ("held_since": projection to time), for
+-- people. A row counts only while its session ("session_pid") holds the workers' advisory lock; nothing is decided by it.
+CREATE TABLE IF NOT EXISTS projection_workers (
+    session_pid INTEGER PRIMARY KEY,
+    host TEXT NOT NULL,
+    process_id INTEGER NOT NULL,
+    worker_number INTEGER NOT NULL,
+    version TEXT NOT NULL,
+    projections TEXT[] NOT NULL,
+    started_at TIMESTAMPTZ NOT NULL DEFAULT NOW(),
+    held_since JSONB NOT NULL DEFAULT '{}'
 );
 
 -- At most one row: a mark that every number up to it is settled. Kept only while an open transaction holds the mark

@@ -30,6 +30,7 @@ STORE_TABLES: Final = frozenset(
         "projection_checkpoints",
         "projection_dead_letters",
         "projection_rebuilds",
+        "projection_workers",
         "projectiond_high_water_mark",
         "snapshots",
     }

@@ -1,7 +1,7 @@
 """The overview: how every projection stands, and what holds the store's mark back.
 
 Called by the status command and by the supervisor's HTTP; made of plain values.  It reads and changes nothing, needs no
-plugin, and asks three small queries however large the store is, some more while the mark is held.
+plugin, and asks four small queries however large the store is, some more while the mark is held.
 
 The readings are made one after the other, not in one snapshot: an event that is appended between them makes a lag
 one too large, for a moment.
@@ -19,6 +19,7 @@ from projectiond import sql
 from projectiond.database import Connection, fetch_row
 from projectiond.highwater import HighWaterMark, Holder, describe_holders
 from projectiond.lease import lease_key
+from projectiond.roster import LiveWorker, read_roster
 
 # A writer in the middle of its append holds the mark for a moment; only who is there at the second look is named.
 SECOND_LOOK_SECONDS: Final = 0.05
@@ -41,6 +42,19 @@ class RebuildState:
     is_paused: bool
     error_message: str | None
     """What keeps it from going on; the live projection does meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerState:
+    """The worker that runs a projection."""
+
+    host: str
+    process_id: int
+    worker: int
+    """Which of its daemon's workers it is."""
+    version: str
+    """Of projectiond."""
+    since: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +81,8 @@ class ProjectionState:
     """Age of the oldest event above the position, by its created_at; 0 without one, None when that says no time."""
     rebuild: RebuildState | None = None
     """The rebuild that is in progress, if there is one."""
+    runner: RunnerState | None = None
+    """Who runs it; None when nobody does, and when that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +104,8 @@ class Overview:
     live_workers: int
     hold: Hold | None
     projections: Sequence[ProjectionState]
+    workers: Sequence[LiveWorker] = ()
+    """Those of them that are known."""
 
 
 def read_overview(db: Connection, deployed: Collection[str] | None, *, settled: int = 0) -> Overview:
@@ -102,14 +120,18 @@ def read_overview(db: Connection, deployed: Collection[str] | None, *, settled: 
         The projections sorted by name: those with a row, and those that are deployed and have none yet.
     """
     rows = {str(row[0]): row[1:] for row in db.execute(sql.OVERVIEW)}
-    head, live_workers, leased = fetch_row(db, sql.OVERVIEW_OF_STORE, {"workers": sql.WORKERS_KEY})
+    head, live_workers, leased, holders = fetch_row(db, sql.OVERVIEW_OF_STORE, {"workers": sql.WORKERS_KEY})
+    holder_of = dict(zip(leased or (), holders or (), strict=True))
+    workers = read_roster(db)
+    worker_of = {worker.session_pid: worker for worker in workers}
     names = sorted({*rows, *(deployed or ())})
     projections = [
         _state(
             name,
             rows.get(name),
             head=head,
-            has_runner=lease_key(name) in (leased or ()),
+            has_runner=lease_key(name) in holder_of,
+            worker=worker_of.get(holder_of.get(lease_key(name), 0)),
             is_deployed=None if deployed is None else name in deployed,
         )
         for name in names
@@ -119,17 +141,21 @@ def read_overview(db: Connection, deployed: Collection[str] | None, *, settled: 
         position for position in (settled, *(state.position or 0 for state in projections)) if position <= head
     ]
     hold = read_hold(db, after=max(positions, default=0))
-    return Overview(head=head, live_workers=live_workers, hold=hold, projections=projections)
+    return Overview(head=head, live_workers=live_workers, hold=hold, projections=projections, workers=workers)
 
 
 def as_object(overview: Overview) -> dict[str, Any]:
     """Give it for JSON."""
     shape = asdict(overview)
-    for projection in shape["projections"]:
-        processed_at = projection["last_processed_at"]
-        if isinstance(processed_at, datetime):
-            projection["last_processed_at"] = processed_at.isoformat()
-    return shape
+    return dict(_with_times_as_text(shape))
+
+
+def _with_times_as_text(value: Any) -> Any:  # noqa: ANN401 - whatever a shape is made of
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, dict):
+        return {name: _with_times_as_text(part) for name, part in value.items()}
+    return [_with_times_as_text(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def read_head(db: Connection) -> int:
@@ -173,6 +199,7 @@ def _state(
     *,
     head: int,
     has_runner: bool,
+    worker: LiveWorker | None,
     is_deployed: bool | None,
 ) -> ProjectionState:
     position, status, processed, processed_at, age, error, target, dead_letters, lag_seconds, *rebuild = (
@@ -194,7 +221,12 @@ def _state(
         is_deployed=is_deployed,
         lag_seconds=None if lag and lag_seconds is None else max(0.0, lag_seconds or 0.0),
         rebuild=_rebuild_state(head, rebuild),
+        runner=None if worker is None else _runner_state(worker, name),
     )
+
+
+def _runner_state(worker: LiveWorker, name: str) -> RunnerState:
+    return RunnerState(worker.host, worker.process_id, worker.number, worker.version, worker.held_since.get(name))
 
 
 def _rebuild_state(head: int, row: Sequence[Any]) -> RebuildState | None:

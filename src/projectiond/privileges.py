@@ -22,6 +22,7 @@ TABLES: Final[Mapping[str, tuple[LiteralString, ...]]] = {
     "projection_builds": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "projection_rebuilds": ("SELECT", "INSERT", "UPDATE"),
     "projection_rebuild_history": ("SELECT", "INSERT"),
+    "projection_workers": ("SELECT", "INSERT", "UPDATE", "DELETE"),
     "projectiond_high_water_mark": ("SELECT", "INSERT", "UPDATE", "DELETE"),
 }
 

@@ -61,6 +61,7 @@ _FURTHER_TABLES: Final = frozenset(
         "projection_dead_letters",
         "projection_rebuild_history",
         "projection_rebuilds",
+        "projection_workers",
         "projectiond_high_water_mark",
     }
 )

@@ -26,9 +26,9 @@ from typing import Final
 
 import psycopg
 
-from projectiond import logs, sql
+from projectiond import __version__, logs, sql
 from projectiond.change import meet_tables
-from projectiond.database import Connection, connect, open_pool
+from projectiond.database import Connection, check_server, connect, open_pool
 from projectiond.definition import Definition
 from projectiond.errors import ConfigurationError, DatabaseUnavailableError
 from projectiond.failure import describe
@@ -39,6 +39,7 @@ from projectiond.prints import LinesToLog
 from projectiond.rebuild.space import drop_orphan_of
 from projectiond.recorder import Recorder
 from projectiond.registry import load_projections
+from projectiond.roster import enter_worker, note_begun, note_ended
 from projectiond.runner import Runner
 from projectiond.settings import Settings
 from projectiond.watcher import Watcher
@@ -87,6 +88,7 @@ class Worker:
             raise ConfigurationError("a worker was started without database_url")
         self._dsn = dsn
         self._settings = settings
+        self._number = number
         self._recorder = recorder
         self._definitions = {definition.name: definition for definition in definitions}
         start = (number - 1) * len(definitions) // max(1, settings.workers) % max(1, len(definitions))
@@ -166,15 +168,21 @@ class Worker:
             leases = self._leases or self._open_leases()
             self._balance(leases)
             self._check_statuses()
-        except (psycopg.OperationalError, DatabaseUnavailableError) as error:
+        except (psycopg.OperationalError, DatabaseUnavailableError, ConfigurationError) as error:
             self._lose_leases(error)
             return False
         return True
 
     def _open_leases(self) -> Leases:
         db = connect(self._dsn, role="leases", statement_timeout_seconds=self._settings.statement_timeout_seconds)
-        self._lease_db = db
-        self._leases = Leases(db, self._definitions.keys())
+        try:
+            check_server(db)
+            leases = Leases(db, self._definitions.keys())
+            enter_worker(db, self._number, __version__, self._definitions.keys())
+        except BaseException:
+            db.close()
+            raise
+        self._lease_db, self._leases = db, leases
         if self._was_connected:
             log.info(logs.DATABASE_RESTORED)
         else:
@@ -190,7 +198,10 @@ class Worker:
         for name in list(self._runners)[share:]:
             self._leaving[name] = self._runners.pop(name)
             self._leaving[name].stop()
-        for name in leases.acquire([name for name in self._order if name not in self._leaving], share):
+        taken = leases.acquire([name for name in self._order if name not in self._leaving], share)
+        if self._lease_db is not None:
+            note_begun(self._lease_db, taken)
+        for name in taken:
             log.info(logs.LEASE_ACQUIRED, projection=name)
             self._start_runner(name)
 
@@ -207,6 +218,8 @@ class Worker:
                 log.info(logs.LEASE_RELEASED, projection=name)
         if leases is not None and released:
             leases.announce()
+            if self._lease_db is not None:
+                note_ended(self._lease_db, released)
 
     def _start_runner(self, name: str) -> None:
         definition = self._definitions[name]

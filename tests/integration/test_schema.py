@@ -37,6 +37,7 @@ TABLES = (
     "projection_rebuilds",
     "projection_builds",
     "projection_rebuild_history",
+    "projection_workers",
     "projectiond_high_water_mark",
 )
 

@@ -222,6 +222,7 @@ def test_alembic_finds_no_difference_and_drops_nothing(base: type[DeclarativeBas
         "remove_table projection_dead_letters",
         "remove_table projection_rebuild_history",
         "remove_table projection_rebuilds",
+        "remove_table projection_workers",
         "remove_table projectiond_high_water_mark",
     }
     assert differences() == own | beside

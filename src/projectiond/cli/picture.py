@@ -4,6 +4,7 @@ Called by ``status``.  What is remarked below the table is everything that needs
 """
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from rich.console import Console, Group, RenderableType
@@ -13,6 +14,10 @@ from projectiond.cli.output import Column, Grid, ago, is_terminal, tell
 from projectiond.failure import printable
 from projectiond.overview import Hold, Overview, ProjectionState
 from projectiond.overview import as_object as shape_of
+from projectiond.roster import LiveWorker, differences
+
+# Of what a worker runs so many are named; --json has all.
+MOST_RUN: Final = 5
 
 _STYLES: Final = {"paused": "yellow", "rebuilding": "cyan"}
 
@@ -97,6 +102,8 @@ def _remarks(overview: Overview, notes: Sequence[str]) -> list[str]:
     ]
     if not overview.projections:
         lines.append('there are no projections; "projectiond new NAME" writes a first one')
+    lines += [_remark_on_worker(worker, overview.projections) for worker in overview.workers]
+    lines += differences(overview.workers)
     if overview.hold is not None:
         lines += _remarks_on_hold(overview.hold)
     alone = [state.name for state in overview.projections if not state.has_runner and state.is_deployed is not False]
@@ -113,6 +120,21 @@ def _remarks(overview: Overview, notes: Sequence[str]) -> list[str]:
         if state.dead_letters
     ]
     return [printable(line) for line in [*lines, *notes]]
+
+
+def _remark_on_worker(worker: LiveWorker, projections: Sequence[ProjectionState]) -> str:
+    now = datetime.now(UTC)
+    runs = [
+        f"{state.name} (for {_duration((now - state.runner.since).total_seconds())})"
+        for state in projections
+        if state.runner is not None
+        and state.runner.since is not None
+        and state.runner.process_id == worker.process_id
+        and state.runner.host == worker.host
+    ]
+    shown, more = runs[:MOST_RUN], len(runs) - MOST_RUN
+    told = ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+    return f"{worker}, runs {told or 'nothing'}"
 
 
 def _remarks_on_hold(hold: Hold) -> list[str]:
