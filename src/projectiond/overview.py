@@ -104,7 +104,7 @@ class Overview:
     live_workers: int
     hold: Hold | None
     projections: Sequence[ProjectionState]
-    workers: Sequence[LiveWorker] = ()
+    roster: Sequence[LiveWorker] = ()
     """Those of them that are known."""
 
 
@@ -141,7 +141,7 @@ def read_overview(db: Connection, deployed: Collection[str] | None, *, settled: 
         position for position in (settled, *(state.position or 0 for state in projections)) if position <= head
     ]
     hold = read_hold(db, after=max(positions, default=0))
-    return Overview(head=head, live_workers=live_workers, hold=hold, projections=projections, workers=workers)
+    return Overview(head=head, live_workers=live_workers, hold=hold, projections=projections, roster=workers)
 
 
 def as_object(overview: Overview) -> dict[str, Any]:

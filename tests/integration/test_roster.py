@@ -44,9 +44,9 @@ def test_status_says_who_runs_a_projection_and_since_when(database: Database) ->
         assert runner.since > before
         shape = as_object(overview)
         assert shape["projections"][0]["runner"]["since"] == runner.since.isoformat()
-        assert shape["workers"][0]["projections"] == ["journal"]
+        assert shape["roster"][0]["projections"] == ["journal"]
         assert any(line.endswith("runs journal (for 0 s)") for line in _remarks(overview, []))
-    assert not read(database).workers
+    assert not read(database).roster
     assert read(database).projections[0].runner is None
 
 
@@ -72,7 +72,7 @@ def test_a_worker_that_has_died_is_told_no_more_and_is_removed_by_the_next(datab
 def test_whoever_may_not_read_the_roster_still_sees_the_rest(database: Database) -> None:
     conn = database.connect()
     conn.execute("DROP TABLE projection_workers")
-    assert not read(database).workers
+    assert not read(database).roster
     with databases.connect(database.dsn, role="leases", statement_timeout_seconds=30) as db:
         db.execute(sql.REGISTER_WORKER, {"key": sql.WORKERS_KEY})
         assert read(database).live_workers == 1

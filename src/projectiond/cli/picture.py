@@ -102,8 +102,8 @@ def _remarks(overview: Overview, notes: Sequence[str]) -> list[str]:
     ]
     if not overview.projections:
         lines.append('there are no projections; "projectiond new NAME" writes a first one')
-    lines += [_remark_on_worker(worker, overview.projections) for worker in overview.workers]
-    lines += differences(overview.workers)
+    lines += [_remark_on_worker(worker, overview.projections) for worker in overview.roster]
+    lines += differences(overview.roster)
     if overview.hold is not None:
         lines += _remarks_on_hold(overview.hold)
     alone = [state.name for state in overview.projections if not state.has_runner and state.is_deployed is not False]

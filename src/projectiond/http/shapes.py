@@ -14,7 +14,7 @@ from projectiond.overview import as_object
 def projections_shape(crew: Crew, reading: Reading, now: float) -> dict[str, Any]:
     """Give everything."""
     sums = crew.projections()
-    shape = {**_database_shape(reading, now), "head": None, "live_workers": None, "hold": None}
+    shape = {**_database_shape(reading, now), "head": None, "live_workers": None, "hold": None, "roster": []}
     projections: list[dict[str, Any]] = []
     if reading.overview is not None:
         overview = as_object(reading.overview)
