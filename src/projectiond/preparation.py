@@ -8,7 +8,7 @@ A projection does not begin at 0 on tables that hold rows already: they were fil
 known, and applying every event again would count it twice.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import psycopg
@@ -100,6 +100,35 @@ def apply_schema(db: Connection, definition: Definition) -> None:
             f'the schema of "{definition.name}" ({definition.source}) is refused: {describe(error)}',
             hint="mend it, then set the status to running",
         ) from error
+
+
+def apply_schema_beside(db: Connection, definition: Definition) -> None:
+    """Run the author's DDL where the tables are made once more, with their schema first in the search_path.
+
+    What it would drop there is the live object of that name, so it may not.  Such a drop is known by its lock, which is
+    held; what was dropped is known once it has been taken back.
+
+    Raises:
+        ConfigurationError: As of :func:`apply_schema`; or it drops something.
+    """
+    gone: Sequence[tuple[str, int]] = ()
+    with db.transaction():
+        apply_schema(db, definition)
+        gone = db.execute(sql.OBJECTS_DROPPED).fetchall()
+        if gone:
+            raise psycopg.Rollback
+    if not gone:
+        return
+    parameters = {"classes": [catalogue for catalogue, _ in gone], "oids": [oid for _, oid in gone]}
+    dropped = [str(row[0]) for row in db.execute(sql.OBJECT_IDENTITIES, parameters)]
+    if dropped:
+        raise ConfigurationError(
+            f'the tables of "{definition.name}" cannot be made a second time: its `schema` drops {", ".join(dropped)}',
+            hint=f"in {definition.source} write CREATE ... IF NOT EXISTS or CREATE OR REPLACE, and leave drops to a "
+            f'migration; or rebuild it in place with "projectiond rebuild {definition.name} --in-place"',
+        )
+    # It drops only what it has made itself.
+    apply_schema(db, definition)
 
 
 def refuse_beyond_end(db: Connection, checkpoint: Checkpoint) -> None:

@@ -61,6 +61,39 @@ SELECT
 # Parameters: timeout (text).  For the rest of the transaction.
 SET_LOCK_TIMEOUT: LiteralString = "SELECT set_config('lock_timeout', %(timeout)s, true)"
 
+# Rows: (catalogue, oid) of each object that this transaction has dropped: its lock is held, and its row is gone.
+OBJECTS_DROPPED: LiteralString = """
+SELECT held.class::text, held.object
+FROM (
+    SELECT DISTINCT coalesce(classid, 'pg_class'::regclass)::regclass AS class, coalesce(objid, relation) AS object
+    FROM pg_locks
+    WHERE pid = pg_backend_pid()
+        AND locktype IN ('relation', 'object')
+        AND mode = 'AccessExclusiveLock'
+) AS held
+CROSS JOIN LATERAL pg_identify_object(held.class, held.object, 0) AS its
+WHERE its.identity IS NULL
+"""
+
+# Parameters: classes (text[]), oids (oid[]).  Rows: (description) of each that is there; a table stands for
+# its row type, its constraints and what else belongs to it.
+OBJECT_IDENTITIES: LiteralString = """
+SELECT its.type || ' ' || its.identity
+FROM unnest(%(classes)s::text[], %(oids)s::oid[]) AS known (class, object)
+CROSS JOIN LATERAL pg_identify_object(known.class::regclass, known.object, 0) AS its
+WHERE its.identity IS NOT NULL
+    AND known.class::regclass NOT IN ('pg_constraint'::regclass, 'pg_attrdef'::regclass)
+    AND its.schema IS DISTINCT FROM 'pg_toast'
+    AND NOT EXISTS (
+        SELECT
+        FROM pg_depend
+        WHERE classid = known.class::regclass
+            AND objid = known.object
+            AND deptype = 'i'
+    )
+ORDER BY 1
+"""
+
 # Parameters: table (text, quoted where need be).  Rows: one (whether the search_path finds it).
 TABLE_EXISTS: LiteralString = "SELECT to_regclass(%(table)s) IS NOT NULL"
 
@@ -531,6 +564,34 @@ WITH moved AS (
 )
 SELECT projectiond_require_moved(count(*) = 1)
 FROM moved
+"""
+
+# Parameters: name, event_types (text[], null for all).  Rows: one (sequence number, type and id of the event there, id of
+# the one that was applied last), when the event at the checkpoint's number would have been applied, is another than
+# last_event_id, and that one is not in the store; else none.  Index: three primary keys, the unique one on
+# sequence_number.
+OTHER_EVENT_AT_CHECKPOINT: LiteralString = """
+SELECT
+    found.sequence_number,
+    found.event_type,
+    found.event_id,
+    kept.last_event_id
+FROM projection_checkpoints AS kept
+JOIN event_store AS found ON found.sequence_number = kept.last_sequence_number
+WHERE kept.projection_name = %(name)s
+    AND found.event_id <> kept.last_event_id
+    AND (%(event_types)s::text[] IS NULL OR found.event_type = ANY(%(event_types)s::text[]))
+    AND NOT EXISTS (
+        SELECT
+        FROM event_store AS applied
+        WHERE applied.event_id = kept.last_event_id
+    )
+    AND NOT EXISTS (
+        SELECT
+        FROM projection_dead_letters AS letter
+        WHERE letter.projection_name = kept.projection_name
+            AND letter.sequence_number = found.sequence_number
+    )
 """
 
 # Parameters: name, from, error.  Rows updated: 0 when the projection moved on or was paused meanwhile.

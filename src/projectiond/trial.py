@@ -32,7 +32,7 @@ from projectiond.failure import describe, is_transient, printable
 from projectiond.kinds import make_kind
 from projectiond.kinds.kind import AuthorCode, Kind
 from projectiond.kinds.relation import InSql, RangeReader
-from projectiond.preparation import apply_schema, missing_tables
+from projectiond.preparation import apply_schema_beside, missing_tables
 from projectiond.projection import Projection, RowProjection, SqlProjection
 from projectiond.reader import Batch, EventReader, Reader
 from projectiond.recorder import nowhere
@@ -139,7 +139,7 @@ def _make_space(db: Connection, definition: Definition) -> str:
     # For the whole of the transaction: what handlers and the daemon's own statements are looked up in.
     db.search_path = f"{space}, {db.search_path}"
     db.execute(sql.RESTORE_SEARCH_PATH, {"search_path": db.search_path})
-    apply_schema(db, definition)
+    apply_schema_beside(db, definition)
     missing = missing_tables(db, definition)
     if missing:
         raise ConfigurationError(

@@ -26,7 +26,7 @@ from projectiond.definition import Definition
 from projectiond.errors import ConfigurationError, ConflictError
 from projectiond.failure import describe, is_absence
 from projectiond.highwater import read_store_end
-from projectiond.preparation import apply_schema
+from projectiond.preparation import apply_schema_beside
 from projectiond.rebuild import statements
 
 REBUILD_PREFIX: Final = "projectiond_rebuild_"
@@ -81,9 +81,10 @@ def make_for_rebuild(db: Connection, definition: Definition, fingerprint: str) -
     with db.transaction():
         _make(db, definition, space)
         # Last, for whoever wants to pause or call it off would have to wait.
-        row = db.execute(statements.LOCK_STATUS, {"name": name}).fetchone()
-        if row is None or row[0] != "rebuilding":
-            raise ConflictError(f'no rebuild of "{name}" is asked for any more')
+        db.execute(statements.LOCK_STATUS, {"name": name})
+        row = db.execute(statements.READ_REBUILD, {"name": name}).fetchone()
+        if row is None or row[0] != "rebuilding" or row[2] == "in place":
+            raise ConflictError(f'no rebuild of "{name}" beside its tables is asked for any more')
         db.execute(statements.MARK_REBUILD, {"name": name, "id": space.rebuild_id, "target": target})
     return space
 
@@ -114,29 +115,32 @@ def drop(db: Connection, schema: str) -> None:
             _empty(db, schema)
 
 
-def drop_orphans(db: Connection) -> list[str]:
-    """Drop the spaces whose rebuild is over, for whoever built there was killed; give their names."""
-    dropped = []
+def drop_orphans(db: Connection) -> None:
+    """Drop the spaces whose rebuild is over, for whoever built there was killed."""
     for (schema,) in db.execute(statements.SPACES, {"prefix": REBUILD_PREFIX}).fetchall():
-        space = find(db, schema)
-        if space is not None and space.rebuild_id is not None and drop_orphan(db, space):
-            dropped.append(schema)
-    return dropped
+        _drop_if_orphan(db, schema)
 
 
 def drop_orphan_of(db: Connection, projection: str) -> None:
-    """Drop what is left of a projection's rebuild, if that is over; when it cannot be done, say so."""
+    """Drop what is left of a projection's rebuild, if that is over."""
+    _drop_if_orphan(db, space_name(projection))
+
+
+def _drop_if_orphan(db: Connection, schema: str) -> None:
+    """Drop a space if its rebuild is over; when it cannot be done, say so, for nobody else has to wait for it."""
+    space: Space | None = None
     try:
-        space = find(db, space_name(projection))
-        if space is not None and space.rebuild_id is not None and drop_orphan(db, space):
-            log.info(logs.REBUILD_CANCELLED, projection=projection, space=space.schema)
+        space = find(db, schema)
+        if space is not None and space.rebuild_id is not None and _drop_orphan(db, space):
+            log.info(logs.REBUILD_CANCELLED, projection=space.projection, space=schema)
     except (psycopg.Error, ConfigurationError) as error:
         if is_absence(error):
             raise
-        log.warning(logs.REBUILD_FAILED, projection=projection, error=describe(error))
+        text = str(error) if isinstance(error, ConfigurationError) else describe(error)
+        log.warning(logs.REBUILD_FAILED, projection=None if space is None else space.projection, error=text)
 
 
-def drop_orphan(db: Connection, space: Space) -> bool:
+def _drop_orphan(db: Connection, space: Space) -> bool:
     """Drop a space unless its rebuild is in progress, or somebody is at work in it; say whether it was done."""
     name = {"name": space.projection}
     if not fetch_row(db, statements.TRY_BUILDER, name)[0]:
@@ -167,7 +171,7 @@ def _make(db: Connection, definition: Definition, space: Space) -> None:
     arguments = SQL("") if space.rebuild_id is None else Literal(str(space.rebuild_id))
     db.execute(SQL(statements.LINK).format(space=Identifier(space.schema), arguments=arguments))
     db.execute(sql.RESTORE_SEARCH_PATH, {"search_path": path_of(db, space.schema)})
-    apply_schema(db, definition)
+    apply_schema_beside(db, definition)
     _refuse_strays(db, definition, space.schema)
     db.execute(sql.RESTORE_SEARCH_PATH, {"search_path": db.search_path})
 
@@ -248,6 +252,13 @@ def _refuse_strays(db: Connection, definition: Definition, schema: str) -> None:
             f'"{definition.name}" cannot be rebuilt beside its tables: its `schema` does not make {", ".join(strays)} '
             "in the first schema of the search_path",
             hint=f"write CREATE TABLE IF NOT EXISTS, without a schema's name, in {definition.source}, or {in_place}",
+        )
+    extensions = [str(row[0]) for row in db.execute(statements.EXTENSIONS, {"schema": schema})]
+    if extensions:
+        raise ConfigurationError(
+            f'"{definition.name}" cannot be rebuilt beside its tables: its `schema` makes the extension '
+            f"{', '.join(extensions)}, which would be dropped with the space",
+            hint=f"run CREATE EXTENSION {extensions[0]} in the database, once",
         )
     touched = [str(row[0]) for row in db.execute(statements.TOUCHED_OUTSIDE, {"schema": schema})]
     if touched:

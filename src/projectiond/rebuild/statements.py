@@ -93,9 +93,20 @@ JOIN pg_namespace AS place ON place.oid = touched.relnamespace
 WHERE held.pid = pg_backend_pid()
     AND held.locktype = 'relation'
     AND held.mode IN ('RowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
-    AND touched.relkind IN ('r', 'p', 'm', 'f')
+    AND (
+        touched.relkind IN ('r', 'p', 'm', 'f')
+        OR (touched.relkind IN ('v', 'i', 'I', 'S') AND held.mode = 'AccessExclusiveLock')
+    )
     AND place.nspname <> %(schema)s
     AND place.nspname NOT LIKE 'pg\\_%%'
+ORDER BY 1
+"""
+
+# Parameters: schema.  Rows: (name, quoted) of the extensions in it.
+EXTENSIONS: LiteralString = """
+SELECT quote_ident(extname)
+FROM pg_extension
+WHERE extnamespace = to_regnamespace(quote_ident(%(schema)s))
 ORDER BY 1
 """
 
