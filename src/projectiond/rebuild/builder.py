@@ -34,11 +34,10 @@ from projectiond.highwater import HighWaterMark, read_store_end
 from projectiond.limits import resolve_limits
 from projectiond.rebuild import space as spaces
 from projectiond.rebuild import statements
-from projectiond.rebuild.dependents import refuse_swap
+from projectiond.rebuild.dependents import refuse_unfinishable
 from projectiond.rebuild.finish import Finished, finish
 from projectiond.rebuild.marker import RETRYING, note_failure
 from projectiond.rebuild.replay import Replay
-from projectiond.rebuild.shape import finish_by
 from projectiond.rebuild.space import Space
 from projectiond.rebuild.tables import pair_tables
 from projectiond.recorder import Slot
@@ -50,8 +49,12 @@ LOOK_SECONDS: Final = 0.2
 # A replay that needed no longer for what was settled at its begin is near enough to the head to finish.
 NEAR_SECONDS: Final = 1.0
 
-# Between two tries of the finish, and while the mark is held.
+# Between two tries of the finish at least, and while the mark is held.
 PAUSE_SECONDS: Final = 0.1
+
+# After a try that failed the live projection is left alone for so many times as long as that took.
+SHARE_OF_LIVE: Final = 4
+LONGEST_PAUSE_SECONDS: Final = 30.0
 
 log = logs.get_logger()
 
@@ -105,6 +108,7 @@ class Builder:
         self._log = log.bind(projection=definition.name)
         self._repeats = logs.RateLimited(self._log)
         self._is_stopping = False
+        self._next_try_at = 0.0
         self._replay: Replay | None = None
 
     def __repr__(self) -> str:
@@ -148,7 +152,7 @@ class Builder:
         if not request.is_wanted or request.is_paused:
             return self._call_off(db)
         space = self._enter_space(db, request)
-        self._refuse_swap(db, space)
+        self._refuse_unfinishable(db, space)
         mark = HighWaterMark()
         mark.reopen(db)
         with self._new_replay(space) as replay:
@@ -159,7 +163,7 @@ class Builder:
                 is_there = replay.advance(upto, until=self._asker(db, space))
                 if not self._is_of(self._read(db), space):
                     return self._call_off(db)
-                if is_there and time.monotonic() - began < NEAR_SECONDS and self._finish(db, space, replay):
+                if is_there and time.monotonic() - began < NEAR_SECONDS and self._finish_in_time(db, space, replay):
                     return Result.FINISHED
                 time.sleep(0 if not is_there else PAUSE_SECONDS)
         return Result.INTERRUPTED
@@ -191,12 +195,10 @@ class Builder:
         self._log.info(logs.REBUILD_STARTED, space=space.schema, tables=self._definition.tables, **because)
         return space
 
-    def _refuse_swap(self, db: Connection, space: Space) -> None:
-        """See now, and not after hours of replaying, that the tables could change places if they have to."""
+    def _refuse_unfinishable(self, db: Connection, space: Space) -> None:
+        """See now, and not after hours of replaying, that the live tables can become what it gives."""
         with db.transaction():
-            pairs = pair_tables(db, self._definition.tables, space.schema)
-            if finish_by(pairs).by == "swap":
-                refuse_swap(db, self._definition.name, pairs)
+            refuse_unfinishable(db, self._definition.name, pair_tables(db, self._definition.tables, space.schema))
 
     def _find_mark(self, db: Connection, mark: HighWaterMark) -> int:
         """Say up to where everything is settled: so is what the live checkpoint stands for, if the store has it."""
@@ -206,6 +208,16 @@ class Builder:
 
     def _asker(self, db: Connection, space: Space) -> "_Asker":
         return _Asker(lambda: self._is_stopping or not self._is_of(self._read(db), space))
+
+    def _finish_in_time(self, db: Connection, space: Space, replay: Replay) -> bool:
+        """Finish, unless the last try was a moment ago: each holds the live projection back for as long as it takes."""
+        began = time.monotonic()
+        if began < self._next_try_at:
+            return False
+        is_finished = self._finish(db, space, replay)
+        now = time.monotonic()
+        self._next_try_at = now + min((now - began) * SHARE_OF_LIVE, LONGEST_PAUSE_SECONDS)
+        return is_finished
 
     def _finish(self, db: Connection, space: Space, replay: Replay) -> bool:
         try:

@@ -27,6 +27,7 @@ from projectiond.limits import Limits
 from projectiond.rebuild import space as spaces
 from projectiond.rebuild import statements
 from projectiond.rebuild.replay import Replay
+from projectiond.rebuild.tables import OWN_PREFIX
 from projectiond.recorder import nowhere
 
 # How often it is told how far the replay is.
@@ -41,6 +42,21 @@ def position_at(db: Connection, moment: datetime) -> int:
     """Give the sequence number up to which the history had been written at a time; 0 before the first event."""
     (first_after,) = fetch_row(db, statements.FIRST_AFTER, {"moment": moment})
     return int(fetch_row(db, sql.STORE_HEAD)[0]) if first_after is None else int(first_after) - 1
+
+
+def _refuse_name(schema: str) -> None:
+    """See that the schema's name is one for a user.
+
+    Raises:
+        ConfigurationError: It is the daemon's own, PostgreSQL's, or too long.
+    """
+    if schema.startswith((OWN_PREFIX, "pg_")):
+        whose = "PostgreSQL" if schema.startswith("pg_") else "projectiond"
+        raise ConfigurationError(f'the schema cannot be "{schema}": such names belong to {whose}', hint="name another")
+    if not 0 < len(schema.encode()) <= spaces.LONGEST_IDENTIFIER:
+        raise ConfigurationError(
+            f'the schema cannot be "{schema}": a name has 1 to {spaces.LONGEST_IDENTIFIER} bytes', hint="name another"
+        )
 
 
 class Materialization:
@@ -78,6 +94,7 @@ class Materialization:
             ReplayStoppedError: An event cannot be applied.
             WaitTimeoutError: A transaction that is still open may yet add events to what is asked for.
         """
+        _refuse_name(schema)
         with connect(self._dsn, role="materialize", statement_timeout_seconds=self._timeout) as db:
             end = read_store_end(db)
             if upto > end:

@@ -287,12 +287,12 @@ WHERE projection_name = %(name)s
 
 # --- the finish ----------------------------------------------------------------------------------------------
 
-# Parameters: name.  Waits for the live runner's transaction in hand, and keeps the next from beginning: see
-# sql.OPEN_TRANSACTION_BESIDE.
-CLOSE_GATE: LiteralString = "SELECT pg_advisory_xact_lock(hashtextextended('projectiond/gate/' || %(name)s, 0))"
-
-# However large the tables are.
-LIFT_STATEMENT_TIMEOUT: LiteralString = "SET LOCAL statement_timeout = 0"
+# However large the tables are, and while the replay catches up.
+LIFT_STATEMENT_TIMEOUT: LiteralString = """
+SELECT
+    set_config('statement_timeout', '0', true),
+    set_config('idle_in_transaction_session_timeout', '0', true)
+"""
 
 # Parameters: name.
 TAKE_CHECKPOINT: LiteralString = """

@@ -8,7 +8,7 @@ A replay builds it anew in a space of its own, then both are compared as they we
    live projection goes on while the comparison takes as long as it takes.
 
 Nothing of the live projection is changed.  With ``is_fixing`` the rows that differ are merged into the live tables, as
-at the finish of a rebuild, in one transaction that holds the row.
+at the finish of a rebuild, in one transaction that holds the row; the dead letters become the replay's, too.
 
 What it finds: rows that somebody edited by hand, events that were lost or erased, and handlers that depend on more than
 their events (the clock, random(), another projection's tables): for these, two replays differ as well.
@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
+
+from psycopg.sql import SQL, Identifier
 
 from projectiond import checkpoint as checkpoints
 from projectiond import sql
@@ -108,7 +110,7 @@ class Verification:
             verified = self._compare(db, replay, pairs, most_samples)
             if not is_fixing or verified.is_equal:
                 return verified
-            self._fix(db, replay, pairs)
+            self._fix(db, replay, pairs, space)
             return Verified(replay.position, verified.tables, is_fixed=True)
 
     # --- the replay
@@ -195,10 +197,13 @@ class Verification:
             finally:
                 reader.rollback()
 
-    def _fix(self, db: Connection, replay: Replay, pairs: Sequence[Pair]) -> None:
+    def _fix(self, db: Connection, replay: Replay, pairs: Sequence[Pair], space: str) -> None:
         def fix() -> None:
             db.execute(statements.LIFT_STATEMENT_TIMEOUT)
             merge(db, pairs)
+            # What the replay could apply is in the rows now: a letter that is tried again would apply it twice.
+            db.execute(statements.DROP_DEAD_LETTERS, {"name": self._definition.name})
+            db.execute(SQL(statements.TAKE_DEAD_LETTERS).format(space=Identifier(space)))
 
         self._hold(db, replay, fix, before=lambda: hold_writers(db, pairs))
 
