@@ -46,6 +46,10 @@ def test_the_wheel_holds_schema_and_sample_projections(
         for sample in samples:
             assert wheel.read(f"projectiond/demo/projections/{sample.name}") == sample.read_bytes()
         assert "projectiond/py.typed" in names
+        pages = sorted((ROOT / "src" / "projectiond" / "http" / "static").iterdir())
+        assert pages
+        for page in pages:
+            assert wheel.read(f"projectiond/http/static/{page.name}") == page.read_bytes()
         assert not [name for name in names if not name.startswith("projectiond")]
         assert not [name for name in names if "__pycache__" in name]
 
