@@ -112,7 +112,7 @@ class Runner:
         turns: threading.Semaphore | None = None,
         on_arrival: Callable[[], None] = lambda: None,
         meet_tables: Callable[[Connection], bool] = lambda _: False,
-        on_start: Callable[[Connection], None] = lambda _: None,
+        tidy_up: Callable[[Connection], None] = lambda _: None,
         careful_upto: int = 0,
         is_replay: bool = False,
     ) -> None:
@@ -130,7 +130,8 @@ class Runner:
             on_arrival: Called when there is nothing more to apply below the mark.
             meet_tables: Called before the first event is applied with the status running, to see whether the tables
                 were built by something else; says whether it has changed the row.
-            on_start: Called once, with a connection, when the row is read for the first time.
+            tidy_up: Called, with a connection, when the row is read for the first time, and when a rebuild beside the
+                live tables is over: what it may have left is to be dropped.
             careful_upto: Apply event by event up to this sequence number, because a worker died over it.
             is_replay: Whether it builds tables that are not served yet; the author's code is told.
         """
@@ -173,7 +174,7 @@ class Runner:
         # What the lane has come across, for the thread to deal with.
         self._left: BaseException | None = None
         self._on_arrival = on_arrival
-        self._on_start = on_start
+        self._tidy_up = tidy_up
         self._stopping = threading.Event()
         self._wake = threading.Event()
         # Set by other threads; cleared here before the row is read, so that a change is never overlooked.
@@ -441,7 +442,7 @@ class Runner:
         self._applier.forget_ahead()
         if known is None:
             enroll(db, self.definition)
-            self._on_start(db)
+            self._tidy_up(db)
         now = checkpoints.load(db, self.definition.name)
         if now.status == "running" and not self._has_met_tables:
             # Before the tables are prepared: that they have another shape may be what was changed.
@@ -450,6 +451,9 @@ class Runner:
             self._has_met_tables = True
         self._checkpoint = now
         self._note_rebuild(known, now)
+        if known is not None and known.rebuild_mode == "beside" and now.rebuild_mode is None:
+            # A builder at work does so itself, but there may be none: it was paused, or has died.
+            self._tidy_up(db)
         if known is None:
             self._log.info(logs.PROJECTION_STARTED, position=now.position, status=now.status)
         elif now.status != known.status and "paused" in {now.status, known.status}:

@@ -233,7 +233,7 @@ class Worker:
             recent=self._watcher.recent.read,
             turns=self._turns,
             on_arrival=self._watcher.nudge,
-            on_start=lambda db: drop_orphan_of(db, name),
+            tidy_up=lambda db: drop_orphan_of(db, name),
             meet_tables=partial(meet_tables, definition=definition, limits=limits),
             careful_upto=self._careful_upto.get(name, 0),
         )
