@@ -26,7 +26,8 @@ hangs or a row that is locked, the deputy leads, and calls another; the thread t
 more.  The runner that it was stuck with goes on in its own thread, until its passes have been short for long.  So a
 handler that turns slow, or hangs, costs the others that time once.
 
-There is no more than one thread for each pass that is stuck, and two.
+There is no more than one thread for each pass that is stuck, and two.  Where no more threads are to be had, whoever
+leads goes on without a deputy.
 """
 
 import threading
@@ -100,6 +101,8 @@ class Lane:
         self._threads = 0
         self._calls: SimpleQueue[None] = SimpleQueue()
         self._is_stopping = False
+        # Whether no thread has ended through a fault of the lane's own, with a runner in hand.
+        self.is_sound = True
 
     def __repr__(self) -> str:
         return f"<Lane queue={len(self._queue)} sent={len(self._sent)} threads={self._threads}>"
@@ -133,20 +136,34 @@ class Lane:
         is_enough = self._active > self._watching if self._in_hand is None else self._active > 1
         if is_enough:
             return
-        self._active += 1
         if self._idle:
             self._idle -= 1
-        else:
-            self._threads += 1
-            threading.Thread(target=self._run, name=f"lane {self._threads}", daemon=True).start()
+        elif not self._start_thread():
+            return
+        self._active += 1
         self._calls.put(None)
+
+    def _start_thread(self) -> bool:
+        thread = threading.Thread(target=self._run, name=f"lane {self._threads + 1}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            if not self._active:
+                raise
+            return False
+        self._threads += 1
+        return True
 
     def _run(self) -> None:
         while True:
             self._calls.get()
             if self._is_stopping:
                 return
-            self._serve()
+            try:
+                self._serve()
+            except BaseException:
+                self.is_sound = False
+                raise
 
     def _serve(self) -> None:
         """Lead, or watch who leads, until there is nothing to do, or somebody else has taken the lead."""
@@ -182,12 +199,14 @@ class Lane:
         self._idle += 1
 
     def _take_lead(self, me: object) -> tuple[Lendable, Pass]:
+        is_stuck = self._in_hand is not None
         if self._in_hand is not None:
             # Whoever has it is stuck, and serves no longer.
             self._in_hand.overstay()
             self._active -= 1
         self._leader = me
-        if self._queue and len(self._sent) < self._most_sent:
+        # What is stuck may wait for a connection, and what has been sent holds one.
+        if self._queue and len(self._sent) < (1 if is_stuck else self._most_sent):
             runner = self._queue.popleft()
             step = runner.steps()
         else:

@@ -145,6 +145,8 @@ class Worker:
         while not self._draining.is_set():
             if not self._watcher.is_alive:
                 raise RuntimeError("the watcher's thread has ended")
+            if not all(lane.is_sound for lane in self._lanes):
+                raise RuntimeError("a lane's thread has ended")
             is_connected = self._tick()
             if is_connected:
                 self._await_first_look()

@@ -129,3 +129,15 @@ def test_a_handler_that_belongs_to_one_thread_goes_back_to_its_own(database: Dat
         runner = daemon.worker._runners[NAMES[0]]
         assert runner._is_pipelined
         assert not runner._may_be_lent()
+
+
+def test_a_worker_whose_lane_is_at_fault_ends(database: Database) -> None:
+    daemon = Daemon(database, journal("journal"))
+    worker = daemon.worker
+    worker._lanes[1].is_sound = False
+    with pytest.raises(RuntimeError, match="lane"):
+        worker.run()
+    # What the end of its process would do.
+    worker._shut_down()
+    daemon.recorder.close()
+    daemon._own_log.close()

@@ -142,6 +142,58 @@ def test_whatever_happens_at_once_each_summons_is_followed_by_a_pass(
     assert trace.count("0 begins") == trace.count("0 ends") == len(travellers[0].ends)
 
 
+def test_what_was_sent_is_finished_before_more_wait_for_its_connection(road: Lane) -> None:
+    connections = threading.Semaphore(1)
+    trace: list[str] = []
+
+    class Borrower(Traveller):
+        def take_note(self, end: object, *, is_summoned: bool) -> bool:
+            connections.release()
+            return super().take_note(end, is_summoned=is_summoned)
+
+    travellers = [Borrower(str(number), trace, first=connections.acquire) for number in range(9)]
+    road.summon(travellers)
+    eventually(lambda: all(one.is_at_home and one.ends for one in travellers))
+    # The second waited for it, and then the first was finished.
+    assert trace.index("0 ends") < trace.index("3 begins")
+    assert len(set().union(*(one.threads for one in travellers))) < len(travellers)
+
+
+def test_without_a_thread_for_a_deputy_the_leader_goes_on(road: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    travellers = [Traveller(name, []) for name in "abc"]
+    before, started = threading.Thread.start, threading.Event()
+
+    def start_one(thread: threading.Thread) -> None:
+        if started.is_set():
+            refuse(thread)
+        started.set()
+        before(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start_one)
+        road.summon(travellers)
+        eventually(lambda: all(one.is_at_home and one.ends for one in travellers))
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            Lane(4).summon(travellers)
+    assert road.is_sound
+    assert all(one.ends == ["done"] for one in travellers)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_fault_of_the_lane_itself_can_be_seen(road: Lane) -> None:
+    class Bad(Traveller):
+        def take_note(self, end: object, *, is_summoned: bool) -> bool:
+            raise ValueError(end, is_summoned)
+
+    assert road.is_sound
+    road.summon([Bad("a", [])])
+    eventually(lambda: not road.is_sound)
+
+
 def test_who_watches_keeps_nobody_from_being_served(road: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lane, "PATIENCE_SECONDS", 30.0)
     travellers = [Traveller(name, []) for name in "ab"]
