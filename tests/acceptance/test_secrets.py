@@ -174,7 +174,9 @@ def test_a_daemon_that_works_fails_and_is_locked_out_keeps_it_to_itself(
     settings = {"http_port": port, "max_attempts": 1, "log_level": "debug", "poll_interval_seconds": 0.1}
     report, told = Reporter(guarded), []
     daemon = DaemonProcess("", plugins, tmp_path / "daemon.log", **settings)
-    daemon.environment |= {"PROJECTIOND_DATABASE_URL_FILE": str(secret)}
+    token = tmp_path / "http_token"
+    token.write_text(TOKEN)
+    daemon.environment |= {"PROJECTIOND_DATABASE_URL_FILE": str(secret), "PROJECTIOND_HTTP_TOKEN_FILE": str(token)}
     with daemon:
         conn = guarded.connect()
         report.wait_until_at("noisy", append(conn, "Placed"))
