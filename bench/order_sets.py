@@ -32,18 +32,18 @@ INSERT INTO order_totals AS kept
 
 _CUSTOMERS: LiteralString = "INSERT INTO customer_totals AS kept (customer_id, orders, paid_cents)"
 
-# Parameters: an array for each column.
+# Parameters: an array for each column, in binary (%b), which psycopg makes in a fraction of the time.
 WRITE_ORDERS: LiteralString = f"""{_ORDERS}
 SELECT *
 FROM unnest(
-    %(order_id)s::uuid[], %(customer_id)s::text[], %(currency)s::text[], %(status)s::text[], %(item_count)s::int[],
-    %(total_cents)s::bigint[], %(paid_cents)s::bigint[], %(carrier)s::text[]
+    %(order_id)b::uuid[], %(customer_id)b::text[], %(currency)b::text[], %(status)b::text[], %(item_count)b::int[],
+    %(total_cents)b::bigint[], %(paid_cents)b::bigint[], %(carrier)b::text[]
 )
 {_MERGE_ORDERS}"""
 
 WRITE_CUSTOMERS: LiteralString = f"""{_CUSTOMERS}
 SELECT *
-FROM unnest(%(customer_id)s::text[], %(orders)s::bigint[], %(paid_cents)s::bigint[])
+FROM unnest(%(customer_id)b::text[], %(orders)b::bigint[], %(paid_cents)b::bigint[])
 {_MERGE_CUSTOMERS}"""
 
 # The change of each order by a set of events.

@@ -127,4 +127,4 @@ def _of_event(statement: LiteralString, cents: LiteralString = "") -> LiteralStr
 
 def _of_stage(statement: LiteralString, prefix: LiteralString = "") -> LiteralString:
     """Put the arrays of a batch where the parameters are."""
-    return re.sub(r"%\((\w+)\)s", rf"stage.{prefix}\1", statement)
+    return re.sub(r"%\((\w+)\)b", rf"stage.{prefix}\1", statement)
