@@ -143,7 +143,7 @@ def refuse_beyond_end(db: Connection, checkpoint: Checkpoint) -> None:
             f'the checkpoint of "{checkpoint.name}" is {checkpoint.position}, beyond the end of the event store at '
             f"{end}: the store was restored from a backup or truncated",
             hint=f'run "projectiond rebuild {checkpoint.name}", or set last_sequence_number to the last event that '
-            "its tables hold, then set the status to running",
+            "its tables hold and last_event_id to NULL, then set the status to running",
         )
 
 

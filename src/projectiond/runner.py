@@ -55,6 +55,7 @@ from projectiond.failure import Failure, classify, describe, is_absence, is_tran
 from projectiond.highwater import read_store_end
 from projectiond.isolation import Isolation
 from projectiond.limits import Limits
+from projectiond.lineage import refuse_other_history
 from projectiond.pace import Pace
 from projectiond.preparation import enroll, prepare, refuse_beyond_end
 from projectiond.recorder import Slot
@@ -385,6 +386,8 @@ class Runner:
             checkpoints.refuse_rebuild_without_tables(checkpoint, self.definition.tables)
         if not self._is_prepared:
             prepare(db, self.definition, self._applier.check)
+            if not checkpoint.is_about_to_be_reset:
+                refuse_other_history(db, checkpoint, self.definition)
             self._is_prepared = True
         # Without a position it has not begun, or its tables were filled by somebody else: the replay begins it.
         return bool(checkpoint.position) or not checkpoint.is_rebuilt_beside
