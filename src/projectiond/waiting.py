@@ -270,8 +270,8 @@ def _autocommit(db: psycopg.Connection[Any]) -> Iterator[None]:
     if db.autocommit or db.info.transaction_status is not TransactionStatus.IDLE:
         yield
         return
-    db.autocommit = True
     try:
+        db.autocommit = True
         yield
     finally:
         if not db.closed:
@@ -328,8 +328,9 @@ async def _async_autocommit(db: psycopg.AsyncConnection[Any]) -> AsyncIterator[N
     if db.autocommit or db.info.transaction_status is not TransactionStatus.IDLE:
         yield
         return
-    await db.set_autocommit(True)
     try:
+        # Within: psycopg may yield to the loop when it is set already, and be cancelled there.
+        await db.set_autocommit(True)
         yield
     finally:
         if not db.closed:

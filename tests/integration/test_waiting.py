@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import threading
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
@@ -32,6 +33,7 @@ from projectiond.errors import (
     ProjectionPausedError,
     WaitTimeoutError,
 )
+from projectiond.eventstore import AsyncEventStore, NewEvent
 from projectiond.lateness import explain
 from projectiond.lease import lease_key
 from projectiond.schema import apply_schema
@@ -639,6 +641,39 @@ def test_a_database_that_cannot_be_reached_is_named_without_its_password() -> No
         with pytest.raises(DatabaseUnavailableError, match='cannot connect to database "orders" at /nowhere') as raised:
             ask(dsn, "orders", 1)
         assert "secret" not in str(raised.value)
+
+
+class Yielding(psycopg.AsyncConnection[Any]):
+    """Lets the loop go on once autocommit is set, which psycopg does when the loop has been busy for some time."""
+
+    has_set = asyncio.Event()
+
+    async def set_autocommit(self, value: bool) -> None:  # noqa: FBT001 -- psycopg's
+        await super().set_autocommit(value)
+        self.has_set.set()
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("call", ["wait", "append"])
+def test_a_pool_gets_its_connection_back_as_it_was_whenever_a_task_is_cancelled(database: Database, call: str) -> None:
+    async def story() -> None:
+        async with AsyncConnectionPool(database.dsn, connection_class=Yielding, min_size=1, max_size=1) as pool:
+            Yielding.has_set = asyncio.Event()
+            order = NewEvent("Placed", {}, aggregate_type="Order")
+            task = asyncio.create_task(
+                wait_for_async(pool, "orders", 1)
+                if call == "wait"
+                else AsyncEventStore(pool).append(uuid.uuid4(), [order], 0)
+            )
+            await Yielding.has_set.wait()
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            assert task.cancelled()
+            async with pool.connection() as mine:
+                assert not mine.autocommit
+
+    asyncio.run(story())
 
 
 def test_a_pool_without_a_free_connection_is_said_to_be_so(database: Database) -> None:
