@@ -30,7 +30,9 @@ from tests.support.waiting import eventually
 pytestmark = [pytest.mark.acceptance, pytest.mark.faults, pytest.mark.any_server]
 
 PASSWORD = "p@ss:w/o%rd#?&'\"\\ ü"
+TOKEN = "nobody-may-see-this-token"
 PARTS = (
+    TOKEN,
     "p@ss",
     "p%40ss",
     ":w/o",
