@@ -113,9 +113,8 @@ def fill_server_disk(scene: Scene, chance: random.Random, seconds: float) -> Non
         finally:
             scene.server_disk.free()
             scene.tell("the server's disk has room again")
-            if scene.server.has_ended():
-                scene.tell("the server had given up, and is started")
-                scene.server.restart("immediate")
+            if scene.server.bring_back():
+                scene.tell("the server had given up, and was started")
 
 
 @kind("out-of-connections", touches="sessions", bound_seconds=15, because=_RECONNECTS)

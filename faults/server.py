@@ -12,8 +12,9 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,9 @@ from tests.support.scratch import give_to_server_user
 MAX_CONNECTIONS: Final = 60
 
 DISK_MEGABYTES: Final = 600
+
+# Of so small a server.
+RECOVERY_SECONDS: Final = 5.0
 
 DAEMON_ROLE: Final = "projectiond"
 OTHER_ROLE: Final = "somebody_else"
@@ -93,9 +97,19 @@ class DisturbedServer(LocalServer):
         """Give the daemons' address of the database behind a port of the loopback interface."""
         return f"postgresql://{DAEMON_ROLE}@127.0.0.1:{port}/{DATABASE}"
 
-    def has_ended(self) -> bool:
-        """Say whether it has ended by itself."""
-        return self._process is not None and self._process.poll() is not None
+    def bring_back(self) -> bool:
+        """Wait until it accepts connections, which may take its recovery; say whether it had to be started for that.
+
+        Without room for its log, recovery fails.  PostgreSQL 18 then neither ends nor tries again.
+        """
+        deadline = time.monotonic() + RECOVERY_SECONDS
+        while time.monotonic() < deadline and self._process is not None and self._process.poll() is None:
+            with suppress(psycopg.OperationalError):
+                self.connect().close()
+                return False
+            time.sleep(0.1)
+        self.restart("immediate")
+        return True
 
 
 @contextmanager
