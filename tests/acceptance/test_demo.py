@@ -1,8 +1,10 @@
 """`projectiond demo` on a machine that has nothing but this package: shows something, ends well, leaves nothing."""
 
+import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import psutil
@@ -66,6 +68,10 @@ def test_interrupting_the_demo_is_a_good_end(tmp_path: Path) -> None:
     with output.open("wb") as file:
         demo = subprocess.Popen(command("demo"), cwd=tmp_path, env=clean_environment(), stdout=file, stderr=file)
     eventually(lambda: "order_summary running at " in output.read_text(), 60, "the demo shows nothing")
+    (address,) = re.findall(r"http://127\.0\.0\.1:\d+/", output.read_text())
+    asking = urllib.request.Request(address, headers={"Accept": "text/html"})  # noqa: S310 - it is http, see above
+    with urllib.request.urlopen(asking, timeout=10) as page:  # noqa: S310 - as above
+        assert b"<title>projectiond" in page.read()
     demo.send_signal(signal.SIGINT)
     assert demo.wait(60) == 0
     assert "where to look next" in output.read_text()

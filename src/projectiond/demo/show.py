@@ -4,7 +4,9 @@ Leaves nothing running, whichever way it ends: by --seconds, by Ctrl-C, or kille
 written stays, and the next run goes on with it.
 """
 
+import secrets
 import signal
+import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -30,6 +32,9 @@ LOG_FILE: Final = DIRECTORY / "demo.log"
 
 # An order has about three steps.
 STEPS_PER_ORDER: Final = 3
+
+# As long as a token has to be; it is typed in by hand.
+TOKEN_BYTES: Final = 8
 
 # A picture is a dozen small queries; four a second look alive.
 FRAME_SECONDS: Final = 0.25
@@ -71,15 +76,23 @@ def run_demo(stage: Stage, *, seconds: float | None, orders_per_second: float) -
     dsn = start_embedded()
     with connect(dsn, role="demo", statement_timeout_seconds=10) as db, ExitStack() as running:
         apply_schema(db)
-        settings = Settings(database_url=SecretStr(dsn), projections=(PROJECTIONS,), log_format="json", http_port=0)
+        page = Page(free_port(), secrets.token_hex(TOKEN_BYTES))
+        settings = Settings(
+            database_url=SecretStr(dsn),
+            projections=(PROJECTIONS,),
+            log_format="json",
+            http_port=page.port,
+            http_token=SecretStr(page.token),
+        )
         daemon = DaemonProcess(settings, LOG_FILE)
         running.callback(daemon.stop)
         stream = OrderStream(dsn, orders_per_second * STEPS_PER_ORDER)
         running.callback(stream.stop)
-        show = _Show(db, daemon, stream, seconds)
+        show = _Show(db, daemon, stream, seconds, page)
         with suppress(KeyboardInterrupt):
             show.await_daemon()
             stream.start()
+            stage.tell(str(page))
             show.run(stage)
         # The impatient press Ctrl-C again; the end is under way, and what is to be stopped has to be.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -92,12 +105,15 @@ def run_demo(stage: Stage, *, seconds: float | None, orders_per_second: float) -
 class _Show:
     """Takes a picture again and again, and shows it."""
 
-    def __init__(self, db: Connection, daemon: DaemonProcess, stream: OrderStream, seconds: float | None) -> None:
+    def __init__(
+        self, db: Connection, daemon: DaemonProcess, stream: OrderStream, seconds: float | None, page: "Page"
+    ) -> None:
         self._db = db
         self._daemon = daemon
         self._stream = stream
         self._began = time.monotonic()
         self._seconds = seconds
+        self._page = page
         self._names = sorted(path.stem for path in PROJECTIONS.glob("*.py"))
         self.picture: Picture | None = None
 
@@ -127,7 +143,7 @@ class _Show:
         with Live(console=Console(), screen=True, auto_refresh=False) as live:
             while self._look():
                 if self.picture is not None:
-                    drawn = draw(self.picture, self._heading(), footing(stage.command), live.console.width)
+                    drawn = draw(self.picture, self._heading(), self._footing(stage.command), live.console.width)
                     live.update(drawn, refresh=True)
                 time.sleep(FRAME_SECONDS)
 
@@ -155,6 +171,32 @@ class _Show:
             f"projectiond demo, {self.elapsed_seconds:.0f} s: {head:,} events in the store, "
             f"{self._stream.events:,} of them from this run"
         )
+
+    def _footing(self, command: str) -> str:
+        return f"{self._page}\n{footing(command)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Where the daemon serves its dashboard, and what lets people pause and rebuild there."""
+
+    port: int
+    token: str
+
+    def __str__(self) -> str:
+        return f"the dashboard: http://127.0.0.1:{self.port}/ (to pause or rebuild there, the token is {self.token})"
+
+
+def free_port() -> int:
+    """Give the usual port, or another one when somebody has it."""
+    usual = int(Settings.model_fields["http_port"].default)
+    for port in (usual, 0):
+        with socket.socket() as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):
+                trial.bind(("127.0.0.1", port))
+                return int(trial.getsockname()[1])
+    return 0
 
 
 def footing(command: str) -> str:
