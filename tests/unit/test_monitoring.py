@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from projectiond.http.families import FAMILIES
+from tests.support.http import Site
 from tests.support.pages import anchors_of
 
 ROOT = Path(__file__).parents[2]
@@ -92,6 +93,15 @@ def test_prometheus_takes_the_alerts_and_raises_them_as_it_should() -> None:
     for verb, file in (("check", ALERTS), ("test", ALERT_TESTS)):
         done = subprocess.run([PROMTOOL, verb, "rules", file], capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_promtool
+def test_prometheus_has_nothing_to_say_against_the_metrics() -> None:
+    text = Site().ask("/metrics").text
+    done = subprocess.run(
+        [PROMTOOL, "check", "metrics"], input=text, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 @needs_promtool
