@@ -25,7 +25,7 @@ from psycopg.pq import ConnStatus, Format, TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg.sql import Composable
 
-from projectiond.cursor import Cursor
+from projectiond.cursor import Cursor, NamedCursor
 from projectiond.errors import TransactionControlError
 from projectiond.express import IS_KNOWN, Answer, Express
 from projectiond.guard import beginning_of, is_session_change, is_transaction_control
@@ -70,6 +70,7 @@ class Connection(psycopg.Connection[TupleRow]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - psycopg's, passed through
         super().__init__(*args, **kwargs)
         self.cursor_factory = Cursor
+        self.server_cursor_factory = NamedCursor
         self._plans = Plans()
         # Converts parameters, for the length of a pipeline: it refers to the connection.
         self._dumping: Converter | None = None
@@ -157,8 +158,12 @@ class Connection(psycopg.Connection[TupleRow]):
         try:
             return super().wait(gen, *args, **kwargs)
         except psycopg.Error:
-            self._has_failed = self._has_failed or self.active_pipeline is not None
+            self.note_failure()
             raise
+
+    def note_failure(self) -> None:
+        """Note that something has failed, or is going to; outside of a pipeline the server knows of what has."""
+        self._has_failed = self._has_failed or self.active_pipeline is not None
 
     @contextmanager
     def transaction(
@@ -208,7 +213,7 @@ class Connection(psycopg.Connection[TupleRow]):
         """Execute a statement."""
         if self._express is not None and self.cursor_factory is Cursor:
             answer = Answer()
-            if self.send(answer, query, params, prepare, Format(binary), None, is_raw=False):
+            if self.send(answer, query, params, prepare, Format.BINARY if binary else Format.TEXT, None, is_raw=False):
                 return Cursor(self, row_factory=self.row_factory, answer=answer)
         given: Any = query
         return super().execute(given, params, prepare=prepare, binary=binary)
@@ -251,8 +256,9 @@ class Connection(psycopg.Connection[TupleRow]):
                 if express is None:
                     return False
                 # Another thread of the handler's may have had psycopg send something, a moment ago.
-                if not express.is_theirs:
-                    if express.is_at_rest:
+                is_at_rest = express.is_at_rest
+                if not (is_at_rest and express.is_theirs):
+                    if is_at_rest:
                         # Known only now, for what was under way may have set it.
                         if self.pgconn.parameter_status(b"client_encoding") != b"UTF8":
                             return False
@@ -298,14 +304,14 @@ class Connection(psycopg.Connection[TupleRow]):
     @contextmanager
     def guarded(self) -> Iterator[None]:
         """Refuse transaction control within the block, and undo what is done to the connection object in it."""
-        before = self.row_factory, self.cursor_factory, self.prepare_threshold
+        before = self.row_factory, self.cursor_factory, self.server_cursor_factory, self.prepare_threshold
         self.is_guarded = True
         try:
             yield
         finally:
             self.is_guarded = False
             # The connection goes back to a pool that other projections use.
-            self.row_factory, self.cursor_factory, self.prepare_threshold = before
+            self.row_factory, self.cursor_factory, self.server_cursor_factory, self.prepare_threshold = before
 
     def inspect(self, query: Query) -> None:
         """Look at a statement that psycopg is to execute.

@@ -145,7 +145,8 @@ class Cursor(psycopg.Cursor[TupleRow]):
         self._hold(tally)
 
     def stream(self, query: Query, params: Params | None = None, **options: Any) -> Iterator[TupleRow]:  # noqa: ANN401
-        """Give the rows of a query as they come."""
+        """Give the rows of a query as they come; not in a pipeline."""
+        self._db.note_failure()
         self._let_psycopg(query)
         return super().stream(query, params, **options)
 
@@ -415,3 +416,11 @@ class RawCursor(Cursor, psycopg.RawCursor[TupleRow]):
     __slots__ = ()
 
     _is_raw = True
+
+
+class NamedCursor(psycopg.ServerCursor[TupleRow]):
+    """A cursor that the server keeps; psycopg refuses it in a pipeline, and a handler may swallow that."""
+
+    def __init__(self, connection: "Connection", *args: Any, **options: Any) -> None:  # noqa: ANN401 - psycopg's
+        connection.note_failure()
+        super().__init__(connection, *args, **options)

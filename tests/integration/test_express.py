@@ -478,6 +478,28 @@ def test_a_result_that_never_comes_is_not_waited_for_among_those_of_others(
     assert found == [psycopg.ProgrammingError] * 2
 
 
+# psycopg does not let a named cursor be closed in a pipeline.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda db: [*db.cursor().stream(ONE, (1,))],
+        lambda db: db.cursor("named").execute(ONE, (1,)),
+        lambda db: db.cursor().copy("COPY thing TO STDOUT").__enter__(),
+    ],
+)
+def test_what_a_pipeline_cannot_carry_is_a_failure_whoever_catches_it(
+    db: Connection, use: Callable[[Connection], object]
+) -> None:
+    with db.pipelined(), db.transaction():
+        with pytest.raises((psycopg.ProgrammingError, psycopg.NotSupportedError)):
+            use(db)
+        assert db.has_failed
+    with db.transaction(), db.cursor("named") as cursor:
+        assert cursor.execute(ONE, (1,)).fetchall() == [(1,)]
+
+
 def test_an_error_of_the_handler_is_not_hidden_by_one_of_the_server(
     db: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
