@@ -649,10 +649,20 @@ DELETE FROM projection_dead_letters
 WHERE projection_name = %(name)s
 """
 
-# Parameters: name.  The wish for a rebuild in place, in one transaction with the status.
+# Parameters: name.  The wish for a rebuild in place, in one transaction with the status.  There may be a row: a builder
+# that could not begin writes down why.
 ASK_IN_PLACE: LiteralString = """
 INSERT INTO projection_rebuilds (projection_name, mode)
 VALUES (%(name)s, 'in place')
+ON CONFLICT (projection_name) DO UPDATE
+SET id = excluded.id,
+    started_at = excluded.started_at,
+    target_sequence_number = excluded.target_sequence_number,
+    mode = excluded.mode,
+    is_begun = excluded.is_begun,
+    position_sequence_number = excluded.position_sequence_number,
+    is_paused = excluded.is_paused,
+    error_message = excluded.error_message
 """
 
 # Parameters: names (text[]).

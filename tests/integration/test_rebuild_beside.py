@@ -12,13 +12,14 @@ import pytest
 
 from projectiond import checkpoint as checkpoints
 from projectiond import database as databases
-from projectiond import logs, steering
+from projectiond import logs, sql, steering
 from projectiond.database import Connection
 from projectiond.event import Event
 from projectiond.limits import resolve_limits
 from projectiond.overview import read_overview
 from projectiond.projection import BaseProjection, BatchProjection, Projection, handles
 from projectiond.rebuild import space as spaces
+from projectiond.rebuild import statements
 from projectiond.rebuild.builder import Result
 from projectiond.rebuild.marker import note_failure
 from projectiond.rebuild.replay import Replay
@@ -663,7 +664,7 @@ def test_a_builder_that_dies_in_the_finish_leaves_the_old_state_with_the_progres
         killing = KilledConnection(admin, points)
 
         def counted(db: Connection, *args: Any, killing: KilledConnection = killing, **kwargs: Any) -> Any:  # noqa: ANN401
-            if args and "statement_timeout = 0" in str(args[0]):
+            if args and args[0] == statements.LIFT_TIMEOUTS:
                 killing.is_finishing = True
             if db.info.parameter_status("application_name") == "projectiond/builder":
                 killing.note(db)
@@ -698,3 +699,109 @@ def test_a_rebuild_goes_on_after_the_servers_crash(own_server: LocalServer, own_
         assert build(own_database, gated(gate)) is Result.FINISHED
     assert reporter.applied() == numbers
     assert nothing_is_left(reporter)
+
+
+# --- what is not to be lost, or left
+
+
+@pytest.mark.any_server
+def test_a_paused_rebuild_that_is_called_off_leaves_nothing(database: Database) -> None:
+    gate = Gate(at=31)
+    append_many(database.connect(), 60)
+    with Daemon(database, gated(gate)) as daemon:
+        daemon.wait_until_at("journal", 60)
+        daemon.set_status("journal", "rebuilding")
+        with building(database, gated(gate), batch_size=10, checkpoint_every=10) as running:
+            assert gate.is_reached.wait(WAIT_SECONDS)
+            daemon.set_status("journal", "paused")
+            gate.open()
+            assert running.wait() is Result.NOTHING
+        daemon.log.wait_for(logs.PROJECTION_PAUSED)
+        assert daemon.ask(SPACES) == [(SPACE,)]
+        daemon.set_status("journal", "running")
+        eventually(lambda: nothing_is_left(daemon), 10, "the space was left")
+
+
+@pytest.mark.any_server
+def test_a_space_that_cannot_be_dropped_keeps_no_other_projection_waiting(database: Database) -> None:
+    begin(database, journal())
+    begin(database, journal("other"))
+    conn = database.connect()
+    with databases.connect(database.dsn, role="test", statement_timeout_seconds=30) as db:
+        spaces.make_for_rebuild(db, define(journal()), "one")
+    conn.execute(f"CREATE VIEW mine AS SELECT * FROM {SPACE}.journal")
+    conn.execute("UPDATE projection_checkpoints SET status = 'running' WHERE projection_name = 'journal'")
+    with captured_log() as log:
+        assert build(database, journal("other")) is Result.FINISHED
+        assert "public.mine" in log.lines(logs.REBUILD_FAILED, projection="journal")[0]["error"]
+
+
+@pytest.mark.any_server
+def test_the_wish_for_a_rebuild_in_place_is_not_overridden_by_a_builder_that_begins(database: Database) -> None:
+    begin(database, journal())
+    make = spaces._make
+
+    def make_and_think_again(*arguments: Any) -> None:  # noqa: ANN401
+        make(*arguments)
+        with databases.connect(database.dsn, role="test", statement_timeout_seconds=30) as db:
+            steering.rebuild(db, "journal", is_in_place=True)
+
+    with patch.object(spaces, "_make", make_and_think_again):
+        assert build(database, journal()) is Result.NOTHING
+    assert Reporter(database).ask(b"SELECT mode, is_begun FROM projection_rebuilds") == [("in place", False)]
+    assert Reporter(database).ask(SPACES) == []
+
+
+@pytest.mark.any_server
+def test_in_place_is_asked_for_though_a_builder_has_said_why_it_cannot_begin(database: Database) -> None:
+    begin(database, journal())
+    with databases.connect(database.dsn, role="test", statement_timeout_seconds=30) as db:
+        note_failure(db, "journal", "it cannot begin")
+        # As if that had been written between the two statements of the request.
+        db.execute(sql.ASK_IN_PLACE, {"name": "journal"})
+    assert Reporter(database).ask(b"SELECT mode, error_message FROM projection_rebuilds") == [("in place", None)]
+
+
+@pytest.mark.any_server
+@pytest.mark.parametrize(
+    ("thing", "kind"),
+    [
+        ("VIEW per_day AS SELECT 1 AS n", "view"),
+        ("TYPE mood AS ENUM ('ok')", "type"),
+        ("TABLE journal (n int)", "table"),
+    ],
+)
+def test_what_schema_drops_to_make_it_anew_is_not_dropped_where_it_is_served(
+    database: Database, thing: str, kind: str
+) -> None:
+    begin(database, journal())
+    conn = database.connect()
+    name = thing.split()[1]
+    if name != "journal":
+        conn.execute(f"CREATE {thing}".encode())
+    schema = f"DROP {kind} IF EXISTS {name}; CREATE {thing}; {journal().schema}"
+    assert build(database, journal(schema=schema)) is Result.FAILED
+    assert f"its `schema` drops {kind} public.{name}" in Reporter(database).ask(REBUILD)[0][1]
+    assert Reporter(database).applied() == [*range(1, 61)]
+    if name != "journal":
+        conn.execute(f"DROP {kind} {name}".encode())
+        # Its own it may drop again.
+        assert build(database, journal(schema=f"{schema}; DROP {kind} {name}")) is Result.FINISHED
+
+
+@pytest.mark.any_server
+def test_an_extension_is_not_made_in_the_space_and_dropped_with_it(database: Database) -> None:
+    begin(database, journal())
+    schema = f"CREATE EXTENSION IF NOT EXISTS citext; {journal().schema}"
+    assert build(database, journal(schema=schema)) is Result.FAILED
+    assert "CREATE EXTENSION citext in the database" in Reporter(database).ask(REBUILD)[0][1]
+
+
+@pytest.mark.any_server
+def test_what_keeps_the_live_tables_from_becoming_it_is_said_before_anything_is_replayed(database: Database) -> None:
+    begin(database, journal())
+    database.connect().execute("CREATE RULE nothing AS ON UPDATE TO journal DO NOTHING")
+    assert build(database, journal()) is Result.FAILED
+    position, error = Reporter(database).ask(REBUILD)[0]
+    assert position == 0
+    assert "has rules" in error

@@ -78,7 +78,7 @@ def finish(db: Connection, definition: Definition, space: Space, replay: Replay)
     """
     name = {"name": definition.name}
     with db.transaction():
-        db.execute(statements.LIFT_STATEMENT_TIMEOUT)
+        db.execute(statements.LIFT_TIMEOUTS)
         db.execute(sql.SET_LOCK_TIMEOUT, {"timeout": LOCK_TIMEOUT})
         pairs = pair_tables(db, definition.tables, space.schema)
         hold_writers(db, pairs)

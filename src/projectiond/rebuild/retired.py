@@ -70,6 +70,17 @@ WHERE live.projection_name = %(name)s
     AND kept.projection_name = live.projection_name
 """
 
+# Parameters: name.  Whoever went back has the last word: a daemon with the code that built the other tables does not
+# rebuild, or pause, upon that difference by itself.
+_NOTE_MET: LiteralString = """
+UPDATE projection_builds AS served
+SET met_digest = kept.digest
+FROM {retired}.projection_builds AS kept
+WHERE served.projection_name = %(name)s
+    AND kept.projection_name = served.projection_name
+    AND kept.digest <> served.digest
+"""
+
 # What else belongs to the tables: events that could not be applied to them, and what they were built by.
 _BELONGINGS: Final = ("projection_dead_letters", "projection_builds")
 _EXCHANGE_BELONGINGS: tuple[LiteralString, ...] = (
@@ -195,3 +206,4 @@ def _exchange(db: Connection, name: str, exchange: Exchange) -> None:
         for statement in _EXCHANGE_BELONGINGS:
             db.execute(SQL(statement).format(retired=schema, table=table, name=name))
     db.execute(SQL(_EXCHANGE_CHECKPOINTS).format(retired=schema), {"name": name})
+    db.execute(SQL(_NOTE_MET).format(retired=schema), {"name": name})

@@ -288,7 +288,7 @@ WHERE projection_name = %(name)s
 # --- the finish ----------------------------------------------------------------------------------------------
 
 # However large the tables are, and while the replay catches up.
-LIFT_STATEMENT_TIMEOUT: LiteralString = """
+LIFT_TIMEOUTS: LiteralString = """
 SELECT
     set_config('statement_timeout', '0', true),
     set_config('idle_in_transaction_session_timeout', '0', true)

@@ -192,14 +192,14 @@ class Verification:
             reader.execute(statements.BEGIN_SNAPSHOT)
             try:
                 self._hold(db, replay, lambda: reader.execute(statements.TAKE_SNAPSHOT))
-                reader.execute(statements.LIFT_STATEMENT_TIMEOUT)
+                reader.execute(statements.LIFT_TIMEOUTS)
                 return Verified(replay.position, compare(reader, pairs, samples=most_samples))
             finally:
                 reader.rollback()
 
     def _fix(self, db: Connection, replay: Replay, pairs: Sequence[Pair], space: str) -> None:
         def fix() -> None:
-            db.execute(statements.LIFT_STATEMENT_TIMEOUT)
+            db.execute(statements.LIFT_TIMEOUTS)
             merge(db, pairs)
             # What the replay could apply is in the rows now: a letter that is tried again would apply it twice.
             db.execute(statements.DROP_DEAD_LETTERS, {"name": self._definition.name})
