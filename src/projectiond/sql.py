@@ -21,9 +21,8 @@ LEASES_CHANNEL: Final = "projectiond_leases"
 
 # Parameters: statement_timeout (text, milliseconds).  The isolation level matters: the compare-and-set of the
 # checkpoint relies on READ COMMITTED's second look at a row that changed while it waited.
-# The keepalives make the server notice that our machine has gone, within 11 s when the session is idle: the time-out is
-# looked at only with each probe, after 5, 8 and 11 s, and the number of probes does not count beside it.  Without effect
-# on a Unix socket.
+# The keepalives make the server notice that our machine has gone: within 11 s, for beside tcp_user_timeout the number of
+# probes does not count.  They have no effect on a Unix socket.
 # Rows: one, that ends with the search path and the time at which this server process was started: it tells one history
 # from another.
 CONFIGURE_SESSION: LiteralString = """

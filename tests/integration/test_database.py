@@ -1,5 +1,6 @@
 """Connections: how they are set up, what is refused, and what a handler may not do with its own."""
 
+import os
 from collections.abc import Callable, Iterator
 
 import psycopg
@@ -103,6 +104,29 @@ def test_a_standby_is_refused(own_server: LocalServer) -> None:
         pytest.raises(ConfigurationError, match="the server is a standby"),
     ):
         check_server(db)
+
+
+@pytest.mark.any_server
+def test_a_session_asks_the_server_to_notice_when_its_client_has_gone(own_server: LocalServer) -> None:
+    # An address of this process alone, so that the usual port is free on it.
+    address = f"127.77.{os.getpid() // 256 % 256}.{os.getpid() % 255 + 1}"
+    with psycopg.connect(own_server.dsn(), autocommit=True) as admin:
+        admin.execute(sql.SQL("ALTER SYSTEM SET listen_addresses = {}").format(address))
+    own_server.restart()
+    asked = """
+        SELECT name, setting FROM pg_settings
+        WHERE name LIKE 'tcp%' OR name = 'client_connection_check_interval' ORDER BY 1
+    """
+    on_tcp = {"keepalives_count": "3", "keepalives_idle": "5", "keepalives_interval": "3", "user_timeout": "10000"}
+    for dsn, wanted in (
+        (f"host={address} user=postgres", on_tcp),
+        # Taken, and without effect.
+        (own_server.dsn(), dict.fromkeys(on_tcp, "0")),
+    ):
+        with connect(dsn, role="leases", statement_timeout_seconds=30) as session:
+            found = dict(session.execute(asked).fetchall())
+            assert found.pop("client_connection_check_interval") == "1000"
+            assert found == {f"tcp_{name}": setting for name, setting in wanted.items()}
 
 
 def test_a_row_that_is_missing_is_an_error(db: databases.Connection) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from projectiond import database as databases
-from projectiond import logs
+from projectiond import logs, worker
 from projectiond.lease import Leases, lease_key
 from tests.support.daemon import Daemon, journal
 from tests.support.events import append
@@ -50,13 +50,19 @@ def test_a_worker_alone_may_hold_them_all(database: Database) -> None:
         assert repr(leases) == "<Leases held=['a', 'b', 'c', 'd', 'e']>"
 
 
-def test_a_share_is_rounded_up_so_that_nothing_is_left_over(database: Database) -> None:
+def test_shares_add_up_so_that_nothing_is_left_over(database: Database) -> None:
     with connected(database) as one, connected(database) as two, connected(database) as three:
-        first = Leases(one, NAMES)
-        Leases(two, NAMES)
-        assert first.share() == 3
-        Leases(three, NAMES)
-        assert first.share() == 2
+        first, second = Leases(one, NAMES), Leases(two, NAMES)
+        assert sorted([first.share(), second.share()]) == [2, 3]
+        third = Leases(three, NAMES)
+        assert sorted([first.share(), second.share(), third.share()]) == [1, 2, 2]
+
+
+def test_what_cannot_be_divided_stays_with_who_holds_it_so_that_nobody_is_left_without(database: Database) -> None:
+    with connected(database) as one, connected(database) as two, connected(database) as three:
+        first, second, third = Leases(one, NAMES[:4]), Leases(two, NAMES[:4]), Leases(three, NAMES[:4])
+        second.acquire(NAMES[:2], 2)
+        assert (first.share(), second.share(), third.share()) == (1, 2, 1)
 
 
 def test_workers_with_other_projections_do_not_count(database: Database) -> None:
@@ -125,6 +131,19 @@ def test_workers_that_come_and_go_share_the_projections(database: Database) -> N
         for name in NAMES:
             one.wait_until_at(name, last)
             assert one.applied(name) == one.stored()
+
+
+@pytest.mark.any_server
+def test_workers_that_join_and_leave_in_order_are_noticed_at_once(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "TICK_SECONDS", 60)
+    projections = [journal(name) for name in NAMES]
+    with Daemon(database, *projections) as one:
+        eventually(lambda: are_shared(one, most=5))
+        with Daemon(database, *projections, log=one.log) as two:
+            eventually(lambda: are_shared(one, two, most=3))
+        eventually(lambda: are_shared(one, most=5))
 
 
 def test_a_worker_whose_lease_connection_is_killed_stops_its_runners_and_comes_back(database: Database) -> None:
