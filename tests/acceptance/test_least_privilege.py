@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from projectiond.cli.application import main
 from tests.support.daemon import Reporter
 from tests.support.events import append_many
 from tests.support.postgres import Database
@@ -75,7 +76,23 @@ NAMES = ("by_event", "by_batch", "by_row", "by_sql")
 REBUILT = ("by_event", "by_row")
 
 
-def test_the_daemon_does_all_its_work_as_a_role_that_can_do_nothing_else(database: Database, tmp_path: Path) -> None:
+COMMANDS = (
+    "check",
+    "status",
+    "stats",
+    "plan",
+    "dead-letters list by_event",
+    "verify by_row",
+    "try by_sql",
+    "materialize by_row --schema as_it_was --upto 7",
+    "pause by_sql",
+    "resume by_sql",
+)
+
+
+def test_the_daemon_does_all_its_work_as_a_role_that_can_do_nothing_else(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     plugins = tmp_path / "projections"
     plugins.mkdir()
     (plugins / "plugin.py").write_text(PLUGIN)
@@ -109,3 +126,8 @@ def test_the_daemon_does_all_its_work_as_a_role_that_can_do_nothing_else(databas
         homes = b"SELECT DISTINCT schemaname FROM pg_tables WHERE tablename = ANY (%s)"
         assert report.ask(homes, list(NAMES)) == report.ask(b"SELECT current_user::text")
         assert not [line for line in daemon.log_lines() if "permission denied" in str(line)]
+
+        monkeypatch.setenv("PROJECTIOND_DATABASE_URL", as_role.dsn)
+        monkeypatch.setenv("PROJECTIOND_PROJECTIONS", str(plugins))
+        for command in COMMANDS:
+            assert main(command.split()) == 0, (command, capfd.readouterr())
