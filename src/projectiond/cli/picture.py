@@ -115,7 +115,7 @@ def _remarks(overview: Overview, notes: Sequence[str]) -> list[str]:
     if orphans:
         lines.append(f"no plugin here defines {', '.join(orphans)}")
     lines += [
-        f"{state.name} has {state.dead_letters} dead letters; they are in the table projection_dead_letters"
+        f'{state.name} has {state.dead_letters} dead letters; see "projectiond dead-letters list {state.name}"'
         for state in overview.projections
         if state.dead_letters
     ]

@@ -5,6 +5,7 @@ import { makeChart } from "./line.js";
 import { ago, clock, condition, duration, escaped, moment, number, plural, rate, rebuildWords, story } from "./words.js";
 
 const REFRESH_MS = 5000;
+const SOON_MS = 1500;
 
 function fact(title) {
   const value = element("dd");
@@ -23,6 +24,7 @@ export class Panel {
     this._node = byId("panel");
     this._name = null;
     this._details = null;
+    this._letterCount = 0;
     this._letters = new Map();
     this._build();
     document.addEventListener("keydown", (event) => {
@@ -58,8 +60,10 @@ export class Panel {
     this._onClosed(name);
   }
 
+  // Something was asked for: what comes of it is soon to be seen.
   refresh() {
     this._read();
+    setTimeout(() => this._read(), SOON_MS);
   }
 
   update(isSample) {
@@ -71,6 +75,8 @@ export class Panel {
       show(this._buttons, false);
       return;
     }
+    if (this._details && p.letters !== this._letterCount) this._read();
+    this._letterCount = p.letters;
     const found = condition(p);
     setText(this._pill, found.word);
     setAttribute(this._pill, "data-tone", found.tone);
