@@ -124,7 +124,7 @@ def test_a_session_asks_the_server_to_notice_when_its_client_has_gone(own_server
         (own_server.dsn(), dict.fromkeys(on_tcp, "0")),
     ):
         with connect(dsn, role="leases", statement_timeout_seconds=30) as session:
-            found = dict(session.execute(asked).fetchall())
+            found: dict[str, str] = dict(session.execute(asked).fetchall())
             assert found.pop("client_connection_check_interval") == "1000"
             assert found == {f"tcp_{name}": setting for name, setting in wanted.items()}
 
