@@ -28,7 +28,7 @@ from psycopg.sql import Composable
 from projectiond.cursor import Cursor, NamedCursor
 from projectiond.errors import TransactionControlError
 from projectiond.express import IS_KNOWN, Answer, Express
-from projectiond.guard import beginning_of, is_session_change, is_transaction_control
+from projectiond.guard import beginning_of, is_conversion_change, is_session_change, is_transaction_control
 from projectiond.statements import CONTROL, LONGEST_KEPT, Plans, convert, encode, is_ordinary
 
 _Converted = tuple[bytes, Sequence[Any], Sequence[PyFormat]]
@@ -126,7 +126,13 @@ class Connection(psycopg.Connection[TupleRow]):
             is_theirs = self._express is None or self.pgconn.transaction_status == TransactionStatus.ACTIVE
         if is_theirs:
             self._send_all()
-            self.active_pipeline.sync()
+            try:
+                self.active_pipeline.sync()
+            except psycopg.Error:
+                # Perhaps before it had the answer to its Sync, and until then nobody knows if there is a transaction.
+                with suppress(psycopg.Error):
+                    self.active_pipeline.sync()
+                raise
 
     def send_off(self) -> None:
         """Send what has been called and not been sent yet, without waiting for results."""
@@ -162,7 +168,7 @@ class Connection(psycopg.Connection[TupleRow]):
             raise
 
     def note_failure(self) -> None:
-        """Note that something has failed, or is going to; outside of a pipeline the server knows of what has."""
+        """Note that something has failed, or cannot be right in a pipeline; outside of one the server knows."""
         self._has_failed = self._has_failed or self.active_pipeline is not None
 
     @contextmanager
@@ -327,6 +333,8 @@ class Connection(psycopg.Connection[TupleRow]):
         if is_transaction_control(beginning):
             raise _refusal(" ".join(beginning.split())[:40])
         self.is_altered = self.is_altered or is_session_change(beginning)
+        if is_conversion_change(beginning):
+            self.note_failure()
 
     def _refuse_without_transaction(self) -> None:
         """See that nothing is executed after BEGIN has failed, for it would be committed at once.

@@ -35,6 +35,21 @@ _SESSION_CHANGE: Final = re.compile(
 )
 
 
+# What psycopg reads values by.  In a pipeline a result may be read long after it was made, when another one holds.
+_CONVERSION_CHANGE: Final = re.compile(
+    r"""\b set \s+ (?: (?: local | session ) \s+ )?
+        (?: names | "? (?: client_encoding | datestyle | intervalstyle ) ) \b
+    | \b set_config \s* \( \s* ' (?: client_encoding | datestyle | intervalstyle ) '""",
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+@lru_cache(maxsize=1024)
+def is_conversion_change(statement: str) -> bool:
+    """Say whether it changes how the server writes values that psycopg is to read."""
+    return _CONVERSION_CHANGE.search(statement) is not None
+
+
 @lru_cache(maxsize=1024)
 def is_session_change(statement: str) -> bool:
     """Say whether it changes what the next to use the connection would find."""

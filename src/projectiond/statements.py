@@ -21,7 +21,7 @@ from typing import Any, Final
 from psycopg.abc import Params
 from psycopg.adapt import PyFormat
 
-from projectiond.guard import LOOKED_AT, is_session_change, is_transaction_control
+from projectiond.guard import LOOKED_AT, is_conversion_change, is_session_change, is_transaction_control
 
 # Longer ones are made by programs and rarely come again; neither their conversion nor a plan is kept.
 LONGEST_KEPT: Final = 4096
@@ -37,7 +37,7 @@ _FORMATS: Final = {"s": PyFormat.AUTO, "b": PyFormat.BINARY, "t": PyFormat.TEXT}
 # Neither COPY nor anything that is not about rows; SET LOCAL, for the daemon itself has uses for it.
 _ORDINARY: Final = re.compile(
     r"(?: \s++ | --[^\n]*+ (?: \n | \Z ) | /\* [^*]*+ \*/ )*+"
-    r"(?: select | insert | update | delete | merge | with | values | table | set \s+ local (?! \s+ names \b ) ) \b",
+    r"(?: select | insert | update | delete | merge | with | values | table | set \s+ local ) \b",
     re.VERBOSE | re.IGNORECASE,
 )
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
@@ -124,6 +124,7 @@ def is_ordinary(query: str) -> bool:
     return (
         _ORDINARY.match(beginning) is not None
         and not is_session_change(beginning)
+        and not is_conversion_change(beginning)
         and not is_transaction_control(beginning)
         # What has no place in UTF-8 is for psycopg to refuse.
         and _LONE_SURROGATE.search(query) is None

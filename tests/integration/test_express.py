@@ -445,6 +445,9 @@ def test_nothing_is_executed_when_the_transaction_could_not_be_begun(
     with pytest.raises(PoisonError), db.pipelined():  # noqa: PT012 - as the applier does
         # BEGIN, and somebody has cancelled it.
         db.execute("SELECT 1 / %s", (0,))
+        if not is_express:
+            # So that psycopg meets the error before it has sent everything.
+            assert select.select([db], [], [], 30)[0]
         with db.guarded():
             for swallowing in (insert_in_savepoint, go_on):
                 with suppress(psycopg.Error):
@@ -476,6 +479,30 @@ def test_a_result_that_never_comes_is_not_waited_for_among_those_of_others(
             except psycopg.Error as error:
                 found.append(type(error))
     assert found == [psycopg.ProgrammingError] * 2
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SET LOCAL DateStyle TO 'SQL, DMY'",
+        "set local \"datestyle\" to 'SQL, DMY'",
+        "SELECT set_config('DateStyle', 'SQL, DMY', true)",
+        "/* of old */ SET LOCAL IntervalStyle TO iso_8601",
+        "SET LOCAL client_encoding TO LATIN1",
+        "SET LOCAL NAMES 'LATIN1'",
+    ],
+)
+def test_how_values_are_written_is_not_changed_while_results_may_be_unread(
+    db: Connection, statement: LiteralString
+) -> None:
+    for is_pipelined in (True, False):
+        with db.pipelined() if is_pipelined else nullcontext(), db.transaction(), db.guarded():
+            db.execute(statement)
+            # Then nothing is committed, and the events are applied again without a pipeline.
+            assert db.has_failed is is_pipelined
+    with db.pipelined(), db.transaction(), db.guarded():
+        db.execute("SELECT 'datestyle' AS client_encoding")
+        assert not db.has_failed
 
 
 # psycopg does not let a named cursor be closed in a pipeline.
