@@ -1,6 +1,7 @@
 """Faults of the daemon's processes, its directory, and its plugins."""
 
 import random
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +11,9 @@ import psutil
 
 from faults.kinds import kind
 from faults.scene import Daemon, Scene, describe
+
+# How long the next daemon waits for this one to be at work.
+ROLLING_SECONDS: Final = 15.0
 
 # Nobody makes a file there.
 NOWHERE: Final = Path("/proc")
@@ -178,7 +182,7 @@ def withhold_directory(scene: Scene, chance: random.Random, seconds: float) -> N
     "plugins-changed",
     touches="processes",
     bound_seconds=8,
-    because="code is loaded when a worker starts; daemons are restarted at the end, as a deployment does",
+    because="code is loaded when a worker starts; at the end daemons are restarted one after the other",
 )
 def change_plugins(scene: Scene, chance: random.Random, seconds: float) -> None:
     """Breaks one plugin file, adds another and removes them all, kills a worker each time, then deploys anew."""
@@ -203,3 +207,7 @@ def change_plugins(scene: Scene, chance: random.Random, seconds: float) -> None:
         scene.tell("plugins: as they were")
         for daemon in scene.daemons:
             _restart(scene, daemon, 0.0)
+            # One after the other, so that there always is one; another fault may keep it from starting.
+            until = time.monotonic() + ROLLING_SECONDS
+            while not daemon.is_at_work() and time.monotonic() < until:
+                scene.sleep(0.1)

@@ -41,6 +41,8 @@ DRAIN_SECONDS: Final = 5.0
 # With transactions in hand, and a handler that hangs: then its workers are killed.
 ENDS_SECONDS: Final = 60.0
 
+AT_WORK: Final = b'"worker.started"'
+
 # At its start a daemon looks at everything, and does not begin without a database or without any projection.
 MAY_END_SAYING: Final = ("cannot connect to", "no projection can be run")
 
@@ -73,6 +75,7 @@ class Daemon:
         self._directory = directory
         directory.mkdir()
         self._environment = environment
+        self._log_begins = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def __str__(self) -> str:
@@ -87,6 +90,7 @@ class Daemon:
         """Start it; the one before has ended."""
         where = directory or self._directory
         with self.log_file.open("ab") as log:
+            self._log_begins = log.tell()
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "projectiond", "run"],
                 env={**self._environment, "HOME": str(where), "TMPDIR": str(where)},
@@ -109,6 +113,12 @@ class Daemon:
     def kill(self) -> int:
         """End the supervisor at once, and nobody else."""
         return self._send(signal.SIGKILL)
+
+    def is_at_work(self) -> bool:
+        """Say whether one of its workers is connected, or was."""
+        with self.log_file.open("rb") as log:
+            log.seek(self._log_begins)
+            return AT_WORK in log.read()
 
     def last_words(self) -> str:
         """Give the end of its log."""
