@@ -719,8 +719,8 @@ WHERE retry_requested_at IS NOT NULL
     AND retry_begun_at IS NULL
 """
 
-# Parameters: name.  Rows: one (sequence_number, retry_begun_at), or none when no retry is asked for.  retry_begun_at then
-# names this attempt: whoever asks again, or discards the letter, takes it away.
+# Parameters: name.  Rows: one (sequence_number, retry_begun_at), or none when no retry is asked for.  retry_begun_at
+# then names this attempt: whoever asks again, or discards the letter, takes it away.
 BEGIN_RETRY: LiteralString = """
 UPDATE projection_dead_letters
 SET retry_begun_at = clock_timestamp(),
