@@ -55,9 +55,14 @@ class Child:
         return self._recorder.read_heartbeat()[2]
 
     @property
+    def heard_of_at(self) -> float:
+        """When the worker's main thread was last heard of."""
+        return max(self._recorder.read_heartbeat()[0], self.started_at)
+
+    @property
     def silent_seconds(self) -> float:
         """How long the worker's main thread has not been heard of."""
-        return time.monotonic() - max(self._recorder.read_heartbeat()[0], self.started_at)
+        return time.monotonic() - self.heard_of_at
 
     def exit_code(self) -> int | None:
         """Give the exit code, negative for a signal; ``None`` while the process lives."""

@@ -69,6 +69,11 @@ class Foreman:
         """The builder at work, if there is one."""
         return [] if self._child is None else [self._child]
 
+    @property
+    def name(self) -> str | None:
+        """The projection that is being built, if there is one."""
+        return None if self._child is None else self._name
+
     def tend(self, wanted: Collection[str]) -> None:
         """Look after the builder at work, or start the one whose turn it is.
 

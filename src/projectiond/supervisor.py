@@ -31,7 +31,7 @@ from projectiond.counters import ProjectionNumbers, Wakeup
 from projectiond.database import connect
 from projectiond.errors import ConfigurationError, DatabaseUnavailableError
 from projectiond.foreman import Foreman
-from projectiond.http.crew import Crew, Member, add_numbers
+from projectiond.http.crew import Builder, Crew, Member, add_numbers
 from projectiond.recorder import InHand
 from projectiond.settings import Settings
 from projectiond.suspicion import Suspicion, Verdict
@@ -167,7 +167,12 @@ class Supervisor:
         """Show whoever asks over HTTP how all workers stand."""
         if self._http is not None:
             members = tuple(post.as_member() for post in self._posts)
-            self._http.show(Crew(time.monotonic(), members, self._past, is_draining))
+            self._http.show(Crew(time.monotonic(), members, self._past, is_draining, self._builder()))
+
+    def _builder(self) -> Builder | None:
+        name = self._foreman.name
+        builders = [] if name is None else [Builder(name, c.pid, c.heard_of_at) for c in self._foreman.children]
+        return builders[0] if builders else None
 
     def _start(self, post: Post) -> None:
         if time.monotonic() < post.start_at:

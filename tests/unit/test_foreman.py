@@ -57,6 +57,7 @@ def test_one_builder_works_at_a_time_and_the_others_queue(clock: SimpleNamespace
     chief.tend({"b", "a"})
     chief.tend({"b", "a"})
     assert Builder.started == ["a"]
+    assert chief.name == "a"
     (builder,) = chief.children
     builder.code = 0
     clock.seconds += 0.2

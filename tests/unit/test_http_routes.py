@@ -1,6 +1,8 @@
 """What is answered: statuses, shapes, headers; and that nothing hostile or secret gets into an answer."""
 
+import os
 import re
+import time
 from dataclasses import replace
 
 import pytest
@@ -14,6 +16,7 @@ from projectiond.errors import (
     ProjectionPausedError,
     WaitTimeoutError,
 )
+from projectiond.http.crew import Builder
 from projectiond.http.families import FAMILIES
 from projectiond.http.headers import SECURITY_HEADERS
 from projectiond.http.readings import Reading
@@ -384,3 +387,15 @@ class TestWait:
 
     def test_the_largest_number_is_one(self, site: Site) -> None:
         assert site.ask(f"{API}/orders/wait?sequence=9223372036854775807").status_code == 200
+
+
+def test_the_process_that_builds_a_projection_anew_is_measured_while_there_is_one() -> None:
+    crew = crew_of(page_of("orders"))
+    idle = Site(crew).ask("/metrics").text
+    assert "projectiond_builder_resident_memory_bytes{" not in idle
+    builder = Builder("orders", os.getpid(), time.monotonic() - 3)
+    busy = Site(replace(crew, builder=builder)).ask("/metrics").text
+    age = re.search(r'^projectiond_builder_heartbeat_age_seconds\{projection="orders"\} (\S+)$', busy, re.MULTILINE)
+    assert age is not None
+    assert 3 <= float(age[1]) < 60
+    assert 'projectiond_builder_resident_memory_bytes{projection="orders"}' in busy

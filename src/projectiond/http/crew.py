@@ -39,6 +39,16 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class Builder:
+    """The process that builds a projection anew, while there is one."""
+
+    projection: str
+    pid: int
+    beaten_at: float
+    """When it was last heard of; its start, before that."""
+
+
+@dataclass(frozen=True, slots=True)
 class Crew:
     """All places, and what the workers that have ended leave behind.  Times are CLOCK_MONOTONIC."""
 
@@ -46,6 +56,7 @@ class Crew:
     members: tuple[Member, ...] = ()
     past: Mapping[str, ProjectionNumbers] = field(default_factory=dict)
     is_draining: bool = False
+    builder: Builder | None = None
 
     def projections(self) -> Mapping[str, ProjectionNumbers]:
         """Give, by name, the sums over all workers, dead and alive."""

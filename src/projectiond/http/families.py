@@ -148,6 +148,18 @@ FAMILIES: Final = (
     ),
     Family("projectiond_worker_pool_requests_waiting", "gauge", _OF_WORKER, "runners that wait for a connection"),
     Family("projectiond_worker_resident_memory_bytes", "gauge", _OF_WORKER, "its resident memory"),
+    Family(
+        "projectiond_builder_heartbeat_age_seconds",
+        "gauge",
+        _OF_PROJECTION,
+        "time since the last sign of life of the process that builds it anew; absent when there is none",
+    ),
+    Family(
+        "projectiond_builder_resident_memory_bytes",
+        "gauge",
+        _OF_PROJECTION,
+        "resident memory of the process that builds it anew",
+    ),
     Family("projectiond_supervisor_resident_memory_bytes", "gauge", (), "the supervisor's resident memory"),
     Family(
         "projectiond_healthy",

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from projectiond import __version__
 from projectiond.checkpoint import Status
 from projectiond.counters import Count, ProjectionNumbers, State, Timing, Wakeup
-from projectiond.http.crew import Crew, Member
+from projectiond.http.crew import Builder, Crew, Member
 from projectiond.http.families import FAMILIES, Family
 from projectiond.http.readings import Reading
 
@@ -76,6 +76,7 @@ class _Once(Collector):
             values.take_projection(label_of(name), numbers)
         for member in self._sources.crew.members:
             values.take_member(member)
+        values.take_builder(self._sources.crew.builder)
         values.set("supervisor_resident_memory_bytes", resident_bytes(os.getpid()))
         values.set("healthy", self._sources.is_healthy)
         values.set("http_waiters", self._sources.waiters)
@@ -151,6 +152,13 @@ class _Values:
         self.set("worker_pool_connections", worker.pool_size - worker.pool_in_use, number, "idle")
         self.set("worker_pool_requests_waiting", worker.pool_waiting, number)
         self.set("worker_resident_memory_bytes", resident_bytes(member.pid), number)
+
+    def take_builder(self, builder: Builder | None) -> None:
+        """Take what is known of the process that builds a projection anew."""
+        name, pid = ("", None) if builder is None else (label_of(builder.projection), builder.pid)
+        age = None if builder is None else time.monotonic() - builder.beaten_at
+        self.set("builder_heartbeat_age_seconds", age, name)
+        self.set("builder_resident_memory_bytes", None if pid is None else resident_bytes(pid), name)
 
     def _metric(self, name: str) -> GaugeMetricFamily | CounterMetricFamily | HistogramMetricFamily:
         if name not in self._metrics:

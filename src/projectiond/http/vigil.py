@@ -6,6 +6,7 @@ the mark that its worker has proven, and both are in the memory that workers sha
 
 * nothing happens, for hours: no position is below the mark;
 * a writer holds the mark: nothing below it is left to apply (who it is, ``/api/v1/projections`` says);
+* a rebuild does not go on: its row says so, the live tables are served, and the foreman replaces a builder that hangs;
 * the projection is paused, or runs in another daemon, or waits for its turn among many that are far behind;
 * the database is away, as the worker says that retries for that reason.
 
