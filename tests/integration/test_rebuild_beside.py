@@ -13,13 +13,14 @@ import pytest
 from projectiond import checkpoint as checkpoints
 from projectiond import database as databases
 from projectiond import logs, sql, steering
+from projectiond.change import meet_tables
 from projectiond.database import Connection
 from projectiond.event import Event
 from projectiond.limits import resolve_limits
 from projectiond.overview import read_overview
 from projectiond.projection import BaseProjection, BatchProjection, Projection, handles
+from projectiond.rebuild import retired, statements
 from projectiond.rebuild import space as spaces
-from projectiond.rebuild import statements
 from projectiond.rebuild.builder import Result
 from projectiond.rebuild.marker import note_failure
 from projectiond.rebuild.replay import Replay
@@ -805,3 +806,23 @@ def test_what_keeps_the_live_tables_from_becoming_it_is_said_before_anything_is_
     position, error = Reporter(database).ask(REBUILD)[0]
     assert position == 0
     assert "has rules" in error
+
+
+@pytest.mark.any_server
+def test_going_back_is_seen_without_a_notification_and_not_undone_by_on_change(database: Database) -> None:
+    begin(database, journal())
+    wide = journal(schema=journal().schema.replace("sequence_number bigint", "more int, sequence_number bigint"))
+    assert build(database, wide) is Result.FINISHED
+    with (
+        Daemon(database, journal(), wakeup="poll", poll_interval_seconds=0.1) as daemon,
+        databases.connect(database.dsn, role="test", statement_timeout_seconds=30) as db,
+    ):
+        numbers = append_many(database.connect(), 5)
+        daemon.wait_until_at("journal", numbers[-1])
+        with db.transaction():
+            assert retired.roll_back(db, "journal").position == 60
+        daemon.wait_until_at("journal", numbers[-1])
+        assert daemon.applied() == daemon.stored()
+        limits = resolve_limits(define(wide), Settings(on_change="rebuild"))
+        assert not meet_tables(db, define(wide), limits)
+        assert daemon.checkpoint()["status"] == "running"

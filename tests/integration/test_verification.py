@@ -273,3 +273,27 @@ def test_a_failure_leaves_nothing(database: Database) -> None:
     with pytest.raises(ReplayStoppedError, match="broken"):
         materialize(database, "gone", numbers[-1], Broken)
     assert rows(database, "SELECT nspname FROM pg_namespace WHERE nspname = 'gone'") == []
+
+
+@pytest.mark.any_server
+@pytest.mark.parametrize("schema", ["projectiond_rebuild_tally", "pg_tally", "x" * 64, ""])
+def test_a_read_model_is_not_made_in_a_schema_of_the_daemons(database: Database, schema: str) -> None:
+    append_many(database.connect(), 3)
+    with pytest.raises(ConfigurationError, match="name another"):
+        Materialization(database.dsn, define(Tally), LIMITS, statement_timeout_seconds=10).run(schema, 3)
+
+
+@pytest.mark.any_server
+def test_a_letter_whose_event_the_fix_has_applied_is_gone(database: Database) -> None:
+    append_many(database.connect(), 3)
+    run_live(database)
+    conn = database.connect()
+    conn.execute("DELETE FROM tally")
+    conn.execute(
+        "INSERT INTO projection_dead_letters (projection_name, sequence_number, event_id, event_type, aggregate_id,"
+        " event_data, handler, error, attempts) SELECT 'tally', sequence_number, event_id, event_type, aggregate_id,"
+        " event_data, 'Tally.count', 'an error of then', 1 FROM event_store WHERE sequence_number = 2"
+    )
+    assert verification_of(database).run(is_fixing=True).is_fixed
+    assert rows(database, "SELECT total FROM tally") == [(3,)]
+    assert rows(database, "SELECT sequence_number FROM projection_dead_letters") == []
