@@ -12,9 +12,9 @@ from projectiond.errors import ConcurrencyError, EventRegistryError
 from projectiond.event import Event
 from projectiond.eventstore import ANY_VERSION, Append, EventRegistry, NewEvent, caused_by, correlated, statements
 from projectiond.eventstore.aggregate import Shape
-from projectiond.eventstore.append import MAX_ATTEMPTS, append
+from projectiond.eventstore.append import append
 from projectiond.eventstore.new_event import Request
-from projectiond.eventstore.plan import Plan, Statement
+from projectiond.eventstore.plan import MAX_ATTEMPTS, Plan, Statement
 
 ORDER = uuid.UUID(int=1)
 
