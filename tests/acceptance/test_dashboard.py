@@ -74,6 +74,7 @@ def browser() -> Iterator[Any]:
         # Chromium's own sandbox refuses root, which CI is; and all that is loaded here is ours.
         arguments = ["--no-sandbox", "--disable-gpu"]
         opened = driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        playwright.expect.set_options(timeout=20_000)
         yield opened
         opened.close()
 
@@ -123,7 +124,7 @@ class Visit:
     def __init__(self, browser: Any, site: Site, **options: Any) -> None:  # noqa: ANN401 -- playwright's
         self.site = site
         self.context = browser.new_context(locale="en-GB", **{"viewport": {"width": 1360, "height": 860}, **options})
-        self.context.set_default_timeout(10_000)
+        self.context.set_default_timeout(20_000)
         self.page = self.context.new_page()
         self.troubles: list[str] = []
         self.asked: list[str] = []
@@ -161,6 +162,7 @@ def status(conn: psycopg.Connection[Any], name: str) -> str:
 
 
 def expect(locator: Any) -> Any:  # noqa: ANN401 -- playwright's
+    """Wait until something holds of it, for as long as a busy machine may take."""
     return playwright.expect(locator)
 
 
@@ -211,6 +213,8 @@ def test_it_is_dark_and_narrow_where_that_is_wanted(browser: Any, shop: Site, wi
         visit.picture(f"dark-{width}-dialog")
         assert page.evaluate(CONTRAST)["ratio"] >= 4.5
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        # Where the panel covers the rest, that is not to be reached.
+        assert page.evaluate("document.querySelector('main').inert") is (width == 360)
         assert not visit.troubles
 
 

@@ -7,6 +7,9 @@ import { ago, clock, condition, duration, escaped, moment, number, plural, rate,
 const REFRESH_MS = 5000;
 const SOON_MS = 1500;
 
+// As in the style sheet.
+const COVERING = window.matchMedia("(width < 1180px)");
+
 function fact(title) {
   const value = element("dd");
   return { node: element("div", {}, element("dt", {}, title), value), value };
@@ -30,6 +33,7 @@ export class Panel {
     document.addEventListener("keydown", (event) => {
       if (event.key === "Escape" && this._name !== null && !byId("confirm").open) this.close();
     });
+    COVERING.addEventListener("change", () => this._cover());
     setInterval(() => this._read(), REFRESH_MS);
   }
 
@@ -46,6 +50,7 @@ export class Panel {
     setText(this._fault, "");
     show(this._node, true);
     document.body.classList.add("has-panel");
+    this._cover();
     this.update(true);
     this._title.focus();
     this._node.scrollTop = 0;
@@ -57,6 +62,7 @@ export class Panel {
     this._name = null;
     show(this._node, false);
     document.body.classList.remove("has-panel");
+    this._cover();
     this._onClosed(name);
   }
 
@@ -101,6 +107,12 @@ export class Panel {
   tick(now) {
     const p = this._name === null ? null : this._live.projections.get(this._name);
     if (p) setText(this._last.value, ago(p.processed_at, now));
+  }
+
+  // What it covers is not to be reached by the keyboard.
+  _cover() {
+    const isCovered = this._name !== null && COVERING.matches;
+    for (const part of document.querySelectorAll("main, .top")) part.inert = isCovered;
   }
 
   // --- what stands in it
