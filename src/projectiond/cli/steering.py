@@ -143,15 +143,20 @@ def _sentence_of_pause(name: str, steered: steering.Steered) -> str:
 
 
 def _say_resumed(name: str, steered: steering.Steered) -> None:
+    before = steered.before
     if steered.is_changed:
-        error = steered.before.error_message if steered.before is not None else None
-        tell(f"resumed {name} at {steered.position}" + (f"; its error was: {error}" if error else ""))
+        error = before.error_message if before is not None else None
+        rebuild = ""
+        if before is not None and before.rebuild_mode == "beside":
+            rebuild = f", and its rebuild, which goes on from {before.rebuild_position}"
+        tell(f"resumed {name} at {steered.position}{rebuild}" + (f"; its error was: {error}" if error else ""))
         if error:
             say(f"a running daemon applies {name} with the code it was started with; restart it after a change of it")
-    elif steered.before is None:
+    elif before is None:
         tell(f"{name} is not paused: it has no checkpoint yet, and begins when a daemon runs it")
     else:
-        tell(f"{name} is not paused: it is {steered.before.status} at {steered.position}")
+        more = "; to call the rebuild off, set its status to running" if before.status == "rebuilding" else ""
+        tell(f"{name} is not paused: it is {before.status} at {steered.position}{more}")
 
 
 def _warn_without_daemon(db: Connection) -> None:

@@ -287,11 +287,11 @@ WHERE projection_name = %(name)s
 
 # --- the finish ----------------------------------------------------------------------------------------------
 
-# However large the tables are, and while the replay catches up.
+# However large the tables are, and while the replay catches up; not every version has all of these.
 LIFT_TIMEOUTS: LiteralString = """
-SELECT
-    set_config('statement_timeout', '0', true),
-    set_config('idle_in_transaction_session_timeout', '0', true)
+SELECT set_config(name, '0', true)
+FROM pg_settings
+WHERE name IN ('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')
 """
 
 # Parameters: name.
