@@ -21,8 +21,8 @@ LEASES_CHANNEL: Final = "projectiond_leases"
 
 # Parameters: statement_timeout (text, milliseconds).  The isolation level matters: the compare-and-set of the
 # checkpoint relies on READ COMMITTED's second look at a row that changed while it waited.
-# The keepalives make the server notice that our machine has gone: within 11 s, for beside tcp_user_timeout the number of
-# probes does not count.  They have no effect on a Unix socket.
+# The keepalives make the server notice that our machine has gone: within 11 s, for beside tcp_user_timeout the number
+# of probes does not count.  They have no effect on a Unix socket.
 # Rows: one, that ends with the search path and the time at which this server process was started: it tells one history
 # from another.
 CONFIGURE_SESSION: LiteralString = """
@@ -565,8 +565,8 @@ SELECT projectiond_require_moved(count(*) = 1)
 FROM moved
 """
 
-# Parameters: name, event_types (text[], null for all).  Rows: one (sequence number, type and id of the event there, id of
-# the one that was applied last), when the event at the checkpoint's number would have been applied, is another than
+# Parameters: name, event_types (text[], null for all).  Rows: one (sequence number, type and id of the event there, id
+# of the one that was applied last), when the event at the checkpoint's number would have been applied, is another than
 # last_event_id, and that one is not in the store; else none.  Index: three primary keys, the unique one on
 # sequence_number.
 OTHER_EVENT_AT_CHECKPOINT: LiteralString = """
@@ -1314,9 +1314,9 @@ LEFT JOIN LATERAL (
 ORDER BY kept.projection_name
 """
 
-# Parameters: workers (their key).  Rows: one (head, live workers, keys of all leases that are held or null, the processes
-# of the sessions that hold them in the same order).  What STORE_HEAD, LIVE_WORKERS and READ_LEASES give, in one
-# statement.
+# Parameters: workers (their key).  Rows: one (head, live workers, keys of all leases that are held or null, the
+# processes of the sessions that hold them in the same order).  What STORE_HEAD, LIVE_WORKERS and READ_LEASES give, in
+# one statement.
 OVERVIEW_OF_STORE: LiteralString = """
 SELECT
     (SELECT coalesce(max(sequence_number), 0) FROM event_store),
