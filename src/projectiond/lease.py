@@ -75,6 +75,9 @@ class Leases:
         self._held: set[str] = set()
         # Asked, for what the driver knows as this number may be a pooler's.
         (self._session,) = fetch_row(db, sql.SESSION)
+        # All live workers' sessions at the last survey, and whether any had gone since the one before.
+        self._workers: frozenset[int] = frozenset()
+        self.has_lost_worker = False
         # The keys that somebody held at the last survey; only the others are worth a try.
         self._taken: frozenset[int] = frozenset()
         for key in (sql.WORKERS_KEY, self._peers_key):
@@ -93,6 +96,8 @@ class Leases:
         """Survey all leases; give the number of them that this worker may hold."""
         locks = self._db.execute(sql.READ_LEASES).fetchall()
         peers = {pid for key, is_exclusive, pid in locks if key == self._peers_key and not is_exclusive}
+        workers = frozenset(pid for key, is_exclusive, pid in locks if key == sql.WORKERS_KEY and not is_exclusive)
+        self.has_lost_worker, self._workers = not self._workers <= workers, workers
         leased = [(key, pid) for key, is_exclusive, pid in locks if is_exclusive and key in self._keys]
         self._taken = frozenset(key for key, _ in leased)
         holdings = Counter(pid for _, pid in leased)

@@ -22,8 +22,9 @@ From an append to the read model it is a chain of few links: the ring, one query
 thread's transaction.  So the query brings the new events along while a runner waits for them (``recent``), it is
 planned once for all, and whatever else there is to do, like giving the bell back, comes after the runners were woken.
 
-The poll is the backstop for everything that can silence the bell: a crash of whoever armed it, a trigger disabled
-for a bulk load, a connection pooler.  With ``wakeup = "poll"`` there is nothing else.
+The poll is the backstop for everything that can silence the bell: a trigger disabled for a bulk load, a connection
+pooler, a crash of whoever armed it; that one the worker notices sooner, by the locks (:meth:`Watcher.look_again`).
+With ``wakeup = "poll"`` there is nothing else.
 
 When the connection breaks, the mark is unknown until the watcher has reconnected and looked: the server may have
 been replaced by another that knows less.  The watcher says so, and runners wait.
@@ -162,6 +163,10 @@ class Watcher:
         """Say that somebody waits for the mark from now on; after that :attr:`is_awaited` must hold."""
         if self._is_dozing:
             self._wake()
+
+    def look_again(self) -> None:
+        """Look, and try to arm, before the poll is due: somebody else may hold the bell no longer."""
+        self._wake()
 
     def stop(self) -> None:
         """End the thread, disarming on the way out."""

@@ -196,6 +196,9 @@ class Worker:
     def _balance(self, leases: Leases) -> None:
         self._reap(leases)
         share = leases.share()
+        if leases.has_lost_worker:
+            # It may have died with the bell armed: then writers are silent, and everybody relies on it.
+            self._watcher.look_again()
         # The newest leases: what has run well for long is left alone.
         for name in list(self._runners)[share:]:
             self._leaving[name] = self._runners.pop(name)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from projectiond import database as databases
-from projectiond import logs, worker
+from projectiond import logs, sql, worker
 from projectiond.lease import Leases, lease_key
 from tests.support.daemon import Daemon, journal
 from tests.support.events import append
@@ -144,6 +144,28 @@ def test_workers_that_join_and_leave_in_order_are_noticed_at_once(
         with Daemon(database, *projections, log=one.log) as two:
             eventually(lambda: are_shared(one, two, most=3))
         eventually(lambda: are_shared(one, most=5))
+
+
+@pytest.mark.any_server
+def test_a_worker_that_dies_with_the_bell_armed_silences_it_only_until_the_next_look_at_the_leases(
+    database: Database,
+) -> None:
+    conn = database.connect()
+    dead = database.connect()
+    dead.execute("SELECT pg_advisory_lock_shared(%s), pg_advisory_lock(%s)", (sql.WORKERS_KEY, sql.DOORBELL_KEY))
+    with Daemon(database, journal()) as daemon:
+        daemon.wait_until_at("journal", append(conn, "OrderPlaced"))
+        leases = daemon.worker._leases
+        eventually(lambda: leases is not None and len(leases._workers) > 1)
+        asleep = """
+            SELECT FROM pg_stat_activity
+            WHERE application_name = 'projectiond/watcher' AND datname = current_database()
+                AND state = 'idle' AND state_change < clock_timestamp() - interval '0.2 s'
+        """
+        eventually(lambda: conn.execute(asleep).fetchone() is not None)
+        dead.close()
+        eventually(lambda: database.connect().execute(sql.LIVE_WORKERS, {"key": sql.WORKERS_KEY}).fetchone() == (1,))
+        daemon.wait_until_at("journal", append(conn, "OrderPlaced"))
 
 
 def test_a_worker_whose_lease_connection_is_killed_stops_its_runners_and_comes_back(database: Database) -> None:
