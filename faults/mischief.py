@@ -45,6 +45,15 @@ def is_asked(directory: Path, projection: str) -> bool:
     return (directory / projection).exists()
 
 
+def take_culprit(directory: Path, projection: str) -> int | None:
+    """Give the process that has done it, once."""
+    for taken in directory.glob(f"{projection}.*.taken"):
+        pid = int(taken.name.split(".")[1])
+        taken.unlink()
+        return pid
+    return None
+
+
 def call_off(directory: Path, projection: str) -> None:
     """Ask no more."""
     (directory / projection).unlink(missing_ok=True)
@@ -55,7 +64,7 @@ def meet(projection: str, db: Connection | None = None) -> None:
     asked = Path(os.environ[VARIABLE]) / projection
     if not asked.exists():
         return
-    taken = asked.with_name(f"{projection}.{uuid.uuid4().hex}.taken")
+    taken = asked.with_name(f"{projection}.{os.getpid()}.taken")
     try:
         # One handler gets it, of however many processes.
         asked.rename(taken)

@@ -7,7 +7,7 @@ from typing import Final
 from faults import mischief
 from faults.expected import READ_MODELS
 from faults.kinds import kind
-from faults.scene import HANDLER_TIMEOUT_SECONDS, Scene
+from faults.scene import DRAIN_SECONDS, HANDLER_TIMEOUT_SECONDS, Scene
 
 # Without an event nobody calls a handler, and in a crash of everything there are none.
 PATIENCE_SECONDS: Final = 3.0
@@ -16,7 +16,9 @@ _ANY: Final = sorted(name for name, model in READ_MODELS.items() if model.has_ha
 _WITH_CONNECTION: Final = sorted(name for name in _ANY if READ_MODELS[name].has_connection)
 
 
-def _have_done(scene: Scene, projection: str, what: str) -> None:
+def _have_done(scene: Scene, projection: str, what: str) -> int | None:
+    """Have it done; give the process that did it."""
+    mischief.take_culprit(scene.mischief_at, projection)
     mischief.ask(scene.mischief_at, projection, what)
     until = time.monotonic() + PATIENCE_SECONDS
     while mischief.is_asked(scene.mischief_at, projection) and time.monotonic() < until:
@@ -24,6 +26,7 @@ def _have_done(scene: Scene, projection: str, what: str) -> None:
     is_done = not mischief.is_asked(scene.mischief_at, projection)
     mischief.call_off(scene.mischief_at, projection)
     scene.tell(f"handler of {projection}: {what}{'' if is_done else ' (no handler came by)'}")
+    return mischief.take_culprit(scene.mischief_at, projection) if is_done else None
 
 
 @kind(
@@ -37,6 +40,24 @@ def hang(scene: Scene, chance: random.Random, seconds: float) -> None:
     """Does not return."""
     del seconds
     _have_done(scene, chance.choice(_ANY), "hang")
+
+
+@kind(
+    "handler-hangs-alone",
+    touches="processes",
+    bound_seconds=HANDLER_TIMEOUT_SECONDS + DRAIN_SECONDS + 8,
+    because="a worker without a supervisor has drain_seconds to end, then ends itself, whatever its handlers do",
+    lasts_seconds=(0.0, 1.0),
+)
+def hang_alone(scene: Scene, chance: random.Random, seconds: float) -> None:
+    """Does not return, and its supervisor is killed, so that nobody can kill its worker."""
+    culprit = _have_done(scene, chance.choice(_ANY), "hang")
+    for daemon in scene.daemons:
+        if culprit in {worker.pid for worker in daemon.workers()}:
+            scene.tell(f"SIGKILL to the supervisor of {daemon}, whose handler hangs")
+            scene.kill(daemon)
+            scene.sleep(seconds)
+            daemon.start()
 
 
 @kind(

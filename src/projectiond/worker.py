@@ -35,6 +35,7 @@ from projectiond.failure import describe
 from projectiond.lane import Lane
 from projectiond.lease import Leases
 from projectiond.limits import resolve_limits
+from projectiond.orphan import end_in_time
 from projectiond.prints import LinesToLog
 from projectiond.rebuild.space import drop_orphan_of
 from projectiond.recorder import Recorder
@@ -340,7 +341,7 @@ def main(arguments: Sequence[str]) -> int:
     worker = Worker(settings, registry.definitions, recorder, number=number, careful_upto=briefing.careful_upto)
     signal.signal(signal.SIGTERM, lambda *_: worker.drain())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
-    threading.Thread(target=_obey, args=(worker,), name="control", daemon=True).start()
+    threading.Thread(target=_obey, args=(worker, settings.drain_seconds), name="control", daemon=True).start()
     worker.run()
     return 0
 
@@ -356,11 +357,12 @@ def _spare_collector() -> None:
     gc.set_threshold(10_000, 10, 10)
 
 
-def _obey(worker: Worker) -> None:
+def _obey(worker: Worker, drain_seconds: float) -> None:
     while (care := Care.from_wire(sys.stdin.readline())) is not None:
         worker.take_care(care.careful_upto)
     # Told to drain, or the end of the input: the supervisor has ended, or died.
     worker.drain()
+    end_in_time(drain_seconds)
 
 
 if __name__ == "__main__":

@@ -176,6 +176,13 @@ def test_a_handler_that_hangs_is_named_and_paused_while_the_others_go_on(
     eventually(lambda: applied(conn, "quiet") == [1, 2, 3, 4], 20)
 
 
+def test_a_worker_whose_handler_hangs_does_not_outlive_its_supervisor(database: Database, start: StartDaemon) -> None:
+    daemon = start(drain_seconds=0)
+    hanging = append(database.connect(), "Hang", {"seconds": 500})
+    eventually(lambda: is_in_handler(daemon, hanging))
+    daemon.kill()
+
+
 def test_a_handler_that_ends_the_process_is_named_and_paused_while_the_others_go_on(
     database: Database, start: StartDaemon
 ) -> None:

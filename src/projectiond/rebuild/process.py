@@ -22,6 +22,7 @@ from projectiond.database import connect
 from projectiond.errors import DatabaseUnavailableError
 from projectiond.failure import printable
 from projectiond.fault import Fault
+from projectiond.orphan import end_in_time
 from projectiond.prints import LinesToLog
 from projectiond.rebuild.builder import Builder, Result
 from projectiond.rebuild.marker import note_failure
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: builder.stop())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD})
     is_over = threading.Event()
-    threading.Thread(target=_obey, args=(builder,), name="control", daemon=True).start()
+    threading.Thread(target=_obey, args=(builder, settings.drain_seconds), name="control", daemon=True).start()
     threading.Thread(target=_beat, args=(recorder, is_over), name="heartbeat", daemon=True).start()
     try:
         return EXIT_CODES[builder.run()]
@@ -80,11 +81,12 @@ def _say_missing(settings: Settings, name: str, faults: Sequence[Fault]) -> None
         note_failure(db, name, printable(f"no plugin defines {name} any more: {told}"))
 
 
-def _obey(builder: Builder) -> None:
+def _obey(builder: Builder, drain_seconds: float) -> None:
     # Told to drain, or the end of the input: the supervisor has ended, or died.
     while sys.stdin.readline() not in {"", "drain\n"}:
         pass
     builder.stop()
+    end_in_time(drain_seconds)
 
 
 def _beat(recorder: Recorder, is_over: threading.Event) -> None:
