@@ -12,7 +12,7 @@ from projectiond.errors import ConfigurationError, ReplayStoppedError, WaitTimeo
 from projectiond.event import Event
 from projectiond.limits import Limits
 from projectiond.projection import BaseProjection, Projection, handles
-from projectiond.rebuild import materialization
+from projectiond.rebuild import materialization, tables, verification
 from projectiond.rebuild.materialization import Materialization, position_at
 from projectiond.rebuild.verification import Verification, Verified
 from projectiond.registry import define
@@ -297,3 +297,18 @@ def test_a_letter_whose_event_the_fix_has_applied_is_gone(database: Database) ->
     assert verification_of(database).run(is_fixing=True).is_fixed
     assert rows(database, "SELECT total FROM tally") == [(3,)]
     assert rows(database, "SELECT sequence_number FROM projection_dead_letters") == []
+
+
+@pytest.mark.any_server
+def test_somebody_who_writes_the_tables_is_waited_for(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    append_many(database.connect(), 3)
+    run_live(database)
+    database.connect().execute("DELETE FROM tally")
+    monkeypatch.setattr(tables, "WRITERS_TIMEOUT", "50ms")
+    monkeypatch.setattr(verification, "BUSY_SECONDS", 0.02)
+    somebody = database.connect(autocommit=False)
+    somebody.execute("LOCK TABLE tally IN ROW EXCLUSIVE MODE")
+    release = threading.Timer(0.5, somebody.rollback)
+    release.start()
+    assert verification_of(database).run(is_fixing=True).is_fixed
+    release.join()

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from psycopg import errors
 from psycopg.sql import SQL, Identifier
 
 from projectiond import checkpoint as checkpoints
@@ -38,7 +39,7 @@ from projectiond.rebuild.compare import TableDifference, compare
 from projectiond.rebuild.merge import merge
 from projectiond.rebuild.replay import Replay
 from projectiond.rebuild.shape import finish_by
-from projectiond.rebuild.tables import Pair, hold_writers, pair_tables
+from projectiond.rebuild.tables import Pair, TablesBusyError, hold_writers, pair_tables
 from projectiond.recorder import nowhere
 
 PREFIX: Final = "projectiond_verify_"
@@ -53,6 +54,10 @@ CATCH_UP_SECONDS: Final = 1.0
 TOLD_SECONDS: Final = 0.2
 
 LOCK_TIMEOUT: Final = "5s"
+
+# So often, and for so long, it is tried again while somebody has locks on the row or the tables.
+BUSY_SECONDS: Final = 5.0
+PATIENCE_SECONDS: Final = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,15 +217,22 @@ class Verification:
     ) -> None:
         """Do something while live tables and built ones are at the same position, in a transaction on ``db``."""
         name = {"name": self._definition.name}
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
-            with db.transaction():
-                db.execute(sql.SET_LOCK_TIMEOUT, {"timeout": LOCK_TIMEOUT})
-                before()
-                db.execute(sql.LOCK_CHECKPOINT, name)
-                live = self._live(db).position
-                if live < replay.position:
-                    raise ConflictError(f'the checkpoint of "{self._definition.name}" has gone back meanwhile')
-                if replay.advance(live, seconds=CATCH_UP_SECONDS):
-                    action()
-                    return
+            try:
+                with db.transaction():
+                    db.execute(sql.SET_LOCK_TIMEOUT, {"timeout": LOCK_TIMEOUT})
+                    before()
+                    db.execute(sql.LOCK_CHECKPOINT, name)
+                    live = self._live(db).position
+                    if live < replay.position:
+                        raise ConflictError(f'the checkpoint of "{self._definition.name}" has gone back meanwhile')
+                    if replay.advance(live, seconds=CATCH_UP_SECONDS):
+                        action()
+                        return
+            except (TablesBusyError, errors.LockNotAvailable):
+                # The replay may have taken hours.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(BUSY_SECONDS)
             self._approach(db, replay)
