@@ -1,19 +1,16 @@
 """``verify``, ``materialize`` and ``try`` on the command line: what they print, and how they end."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
 
 from projectiond import logs
-from projectiond.cli.application import main
-from projectiond.settings import PREFIX
+from tests.support.command import Command, Shown, enter
 from tests.support.events import append, append_many
 from tests.support.postgres import Database
 
@@ -38,34 +35,11 @@ class Tally(Projection):
 """
 
 
-@dataclass(frozen=True)
-class Shown:
-    code: int
-    out: str
-    err: str
-
-
-class Command:
-    """The command in this process, on one database."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-
-    def __call__(self, *words: str) -> Shown:
-        code = main(list(words))
-        shown = self._capsys.readouterr()
-        return Shown(code, shown.out, shown.err)
-
-
 @pytest.fixture
 def projectiond(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Command]:
-    monkeypatch.chdir(tmp_path)
-    for name in os.environ:
-        if name.startswith(PREFIX):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("DATABASE_URL", database.dsn)
+    enter(tmp_path, database.dsn, monkeypatch)
     monkeypatch.setenv("PROJECTIOND_HTTP_PORT", "0")
     (tmp_path / "projections").mkdir()
     (tmp_path / "projections" / "tally.py").write_text(PLUGIN)

@@ -1,20 +1,17 @@
 """`projectiond stats`: what it counts, what that costs, and how it prints what applications have written."""
 
 import json
-import os
 import re
 import uuid
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from psycopg import sql as statement
 
 from projectiond import sql
 from projectiond.cli.application import main
-from projectiond.settings import PREFIX
+from tests.support.command import Command, Shown, enter
 from tests.support.events import append, append_many
 from tests.support.postgres import Database
 from tests.support.queries import Connection, value
@@ -24,42 +21,12 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.integration]
 QUIET, BUSY = uuid.UUID(int=1), uuid.UUID(int=2)
 
 
-@dataclass(frozen=True)
-class Shown:
-    code: int
-    out: str
-    err: str
-
-
-class Command:
-    """The command in this process, on one database."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-
-    def __call__(self, *words: str) -> Shown:
-        code = main(["stats", *words])
-        shown = self._capsys.readouterr()
-        return Shown(code, shown.out, shown.err)
-
-    def as_object(self, *words: str) -> dict[str, Any]:
-        shown = self("--json", *words)
-        assert (shown.code, shown.err) == (0, "")
-        found: dict[str, Any] = json.loads(shown.out)
-        return found
-
-
 @pytest.fixture
 def stats(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Command:
-    monkeypatch.chdir(tmp_path)
-    # The test run's own variables are no settings.
-    for name in os.environ:
-        if name.startswith(PREFIX):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("DATABASE_URL", database.dsn)
-    return Command(capsys)
+    enter(tmp_path, database.dsn, monkeypatch)
+    return Command(capsys, "stats")
 
 
 @pytest.fixture
