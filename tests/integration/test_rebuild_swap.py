@@ -521,3 +521,23 @@ def test_the_schema_of_a_long_name_is_cut_and_still_its_own() -> None:
     first, second = (retired_schema("é" * 40 + letter) for letter in "ab")
     assert first != second
     assert len(first.encode()) <= 63
+
+
+@pytest.mark.any_server
+def test_there_is_a_way_back_after_an_upgrade_that_added_columns(sides: Sides) -> None:
+    sides.live("CREATE TABLE orders (id int PRIMARY KEY)")
+    sides.built("CREATE TABLE orders (id int PRIMARY KEY, more int)")
+    checkpoint(sides, 40)
+    letter(sides, 7)
+    build(sides, "old")
+    run_swap(sides, "orders")
+    letter(sides, 8)
+    sides.live("""
+        ALTER TABLE projection_dead_letters ADD COLUMN later int NOT NULL DEFAULT 3;
+        ALTER TABLE projection_builds ADD COLUMN later int NOT NULL DEFAULT 3;
+    """)
+    for _ in range(2):
+        with sides.db.transaction():
+            roll_back(sides.db, "orders")
+    assert facts(sides)["build"] == [("old",)]
+    assert sides.rows("projection_dead_letters", "sequence_number, later") == [(7, 3), (8, 3)]

@@ -84,9 +84,11 @@ WHERE served.projection_name = %(name)s
 # What else belongs to the tables: events that could not be applied to them, and what they were built by.
 _BELONGINGS: Final = ("projection_dead_letters", "projection_builds")
 _EXCHANGE_BELONGINGS: tuple[LiteralString, ...] = (
-    "CREATE TABLE {retired}.projectiond_moving (LIKE {table})",
+    # An upgrade may have added columns since.
+    "CREATE TABLE {retired}.projectiond_moving (LIKE {table} INCLUDING DEFAULTS)",
     "INSERT INTO {retired}.projectiond_moving SELECT * FROM {retired}.{table}",
-    "DELETE FROM {retired}.{table}",
+    "DROP TABLE {retired}.{table}",
+    "CREATE TABLE {retired}.{table} (LIKE {table})",
     "INSERT INTO {retired}.{table} SELECT * FROM {table} WHERE projection_name = {name}",
     "DELETE FROM {table} WHERE projection_name = {name}",
     "INSERT INTO {table} SELECT * FROM {retired}.projectiond_moving",
