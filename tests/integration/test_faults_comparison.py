@@ -54,7 +54,7 @@ def up_to_date(database: Database) -> Connection:
         (
             "UPDATE projection_checkpoints SET events_processed = 9 WHERE projection_name = 'newest'",
             0,
-            0,
+            7,
             "newest: events_processed is 9, and there are 2",
         ),
         (
