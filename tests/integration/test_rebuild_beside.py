@@ -826,3 +826,14 @@ def test_going_back_is_seen_without_a_notification_and_not_undone_by_on_change(d
         limits = resolve_limits(define(wide), Settings(on_change="rebuild"))
         assert not meet_tables(db, define(wide), limits)
         assert daemon.checkpoint()["status"] == "running"
+
+
+@pytest.mark.any_server
+def test_a_rebuild_begins_afresh_after_an_upgrade_that_added_columns(database: Database) -> None:
+    begin(database, journal())
+    with databases.connect(database.dsn, role="test", statement_timeout_seconds=30) as db:
+        spaces.make_for_rebuild(db, define(journal()), define(journal()).fingerprint.digest)
+    database.connect().execute("ALTER TABLE projection_dead_letters ADD COLUMN later int")
+    with captured_log() as log:
+        assert build(database, journal()) is Result.FINISHED
+        assert "columns" in log.lines(logs.REBUILD_STARTED)[0]["reason"]

@@ -186,12 +186,17 @@ class Builder:
     def _enter_space(self, db: Connection, request: _Request) -> Space:
         """Go on in the space that there is, or make one."""
         space = spaces.find(db, spaces.space_name(self._definition.name))
-        if space is not None and space.rebuild_id == request.rebuild_id and space.fingerprint == self._fingerprint:
-            self._log.info(logs.REBUILD_CONTINUED, space=space.schema)
-            return space
-        is_outdated = space is not None and space.rebuild_id == request.rebuild_id
+        reason = ""
+        if space is not None and space.rebuild_id == request.rebuild_id:
+            if space.fingerprint != self._fingerprint:
+                reason = "the projection is not the one that it was begun with"
+            elif not spaces.is_current(db, space):
+                reason = "the daemon's tables have got columns since it was begun"
+            else:
+                self._log.info(logs.REBUILD_CONTINUED, space=space.schema)
+                return space
         space = spaces.make_for_rebuild(db, self._definition, self._fingerprint)
-        because = {"reason": "the projection is not the one that it was begun with"} if is_outdated else {}
+        because = {"reason": reason} if reason else {}
         self._log.info(logs.REBUILD_STARTED, space=space.schema, tables=self._definition.tables, **because)
         return space
 

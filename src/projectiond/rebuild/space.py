@@ -68,6 +68,11 @@ def find(db: Connection, schema: str) -> Space | None:
     return Space(schema, projection, rebuild_id, fingerprint)
 
 
+def is_current(db: Connection, space: Space) -> bool:
+    """Say whether the runner of now finds all columns there; not, when an upgrade has added some since it was made."""
+    return bool(fetch_row(db, statements.IS_CURRENT, {"schema": space.schema})[0])
+
+
 def make_for_rebuild(db: Connection, definition: Definition, fingerprint: str) -> Space:
     """Make the space of a rebuild, instead of one that is there, together with the rebuild's row.
 

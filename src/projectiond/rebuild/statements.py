@@ -124,6 +124,20 @@ SELECT EXISTS (
 # Rows: one (projection_name, rebuild_id, fingerprint).
 READ_SPACE: LiteralString = "SELECT projection_name, rebuild_id, fingerprint FROM {space}.projectiond_space"
 
+# Parameters: schema.  Rows: one (whether the bookkeeping in a space has all columns of the daemon's own).
+IS_CURRENT: LiteralString = """
+SELECT NOT EXISTS (
+    SELECT own.name, attname
+    FROM (VALUES ('projection_checkpoints'), ('projection_rebuilds'), ('projection_dead_letters')) AS own (name)
+    JOIN pg_attribute ON attrelid = own.name::regclass AND attnum > 0 AND NOT attisdropped
+    EXCEPT
+    SELECT relname::text, attname
+    FROM pg_class
+    JOIN pg_attribute ON attrelid = pg_class.oid AND NOT attisdropped
+    WHERE relnamespace = to_regnamespace(quote_ident(%(schema)s))
+)
+"""
+
 # Parameters: prefix.  Rows: (schema) for each space of ours that may be a rebuild's.
 SPACES: LiteralString = """
 SELECT pg_namespace.nspname::text
