@@ -61,6 +61,17 @@ def rebuild(db: Connection, name: str, *, is_in_place: bool = False) -> Steered:
     return steered
 
 
+def call_off(db: Connection, name: str) -> Steered:
+    """Call off a rebuild beside the live tables, also one that is paused; in place there is nothing to go back to."""
+    with db.transaction():
+        db.execute(sql.LOCK_CHECKPOINT, {"name": name})
+        before = checkpoints.find(db, name)
+        is_asked = before is not None and (before.status == "rebuilding" or before.rebuild_mode is not None)
+        if before is None or not is_asked or before.rebuild_mode == "in place":
+            return Steered(before, is_changed=False, position=0 if before is None else before.position)
+        return _set_status(db, name, before, "running")
+
+
 def _set_status(db: Connection, name: str, before: Checkpoint | None, status: Status) -> Steered:
     row = db.execute(sql.SET_STATUS, {"name": name, "status": status}).fetchone()
     if row is None:

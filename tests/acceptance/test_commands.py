@@ -458,6 +458,20 @@ def test_pausing_a_rebuild_says_what_becomes_of_it(site: Site, db: psycopg.Conne
 
 
 @pytest.mark.any_server
+def test_a_rebuild_is_called_off_unless_it_is_in_place(site: Site, db: psycopg.Connection[tuple[object, ...]]) -> None:
+    append_many(db, 5)
+    assert "counter is not being rebuilt" in site.run("rebuild", "counter", "--cancel").out
+    assert site.run("rebuild", "counter").code == 0
+    off = site.run("rebuild", "counter", "--cancel").out
+    assert off == "called off the rebuild of counter; it runs on its live tables, at 0\n"
+    assert status_of(site, "counter")["status"] == "running"
+    assert site.run("rebuild", "counter", "--in-place").code == 0
+    assert "nothing is left to go back to" in site.run("rebuild", "counter", "--cancel").out
+    assert status_of(site, "counter")["status"] == "rebuilding"
+    assert site.run("rebuild", "counter", "--cancel", "--wait").code == 2
+
+
+@pytest.mark.any_server
 def test_a_projection_without_tables_is_not_rebuilt(site: Site, db: psycopg.Connection[tuple[object, ...]]) -> None:
     result = site.run("rebuild", "counter", "tableless")
     assert result.code == 1

@@ -71,6 +71,9 @@ def rebuild(
     wait: Annotated[
         bool, typer.Option("--wait", help="Stay until the rebuild is done, and show how far it is.")
     ] = False,
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="Call a rebuild off; the live tables stay what they are.")
+    ] = False,
     rollback: Annotated[
         bool, typer.Option("--rollback", help="Serve the tables again that the last rebuild has replaced.")
     ] = False,
@@ -82,7 +85,7 @@ def rebuild(
 
     It happens beside the live tables, which are served and kept up to date meanwhile; in the end they become what the
     replay gave, in one transaction. One that is in progress begins afresh. A projection that was paused runs
-    afterwards. "pause" holds it, "resume" lets it go on, and the status running calls it off. The same in SQL:
+    afterwards. "pause" holds it, "resume" lets it go on, --cancel calls it off. The same in SQL:
     UPDATE projection_checkpoints SET status = 'rebuilding' WHERE projection_name = '...';
 
     Where the new tables have taken the place of the old ones, these are kept aside: --rollback serves them again, with
@@ -92,12 +95,16 @@ def rebuild(
 
     Exit codes: 0 asked for (with --wait: done), 1 an unknown name, a projection without tables, or the rebuild failed.
     """
-    if rollback + forget + (wait or in_place) > 1:
-        raise typer.BadParameter("--rollback and --forget go with no other option")
+    if cancel + rollback + forget + (wait or in_place) > 1:
+        raise typer.BadParameter("--cancel, --rollback and --forget go with no other option")
     options: Options = context.obj
     target = find_target(options)
     with target.connect("rebuild") as db:
         found = find_names(db, target.settings, names)
+        if cancel:
+            for name in found:
+                tell(_sentence_of_cancel(name, steering.call_off(db, name)))
+            return
         if rollback:
             going_back.roll_back(db, found)
             return
@@ -142,6 +149,15 @@ def _sentence_of_pause(name: str, steered: steering.Steered) -> str:
     return f'{paused}; its rebuild had not begun and is dropped: ask for it again with "projectiond rebuild {name}"'
 
 
+def _sentence_of_cancel(name: str, steered: steering.Steered) -> str:
+    before = steered.before
+    if steered.is_changed:
+        return f"called off the rebuild of {name}; it runs on its live tables, at {steered.position}"
+    if before is not None and before.rebuild_mode == "in place":
+        return f"{name} is being rebuilt in place, and its tables were emptied for that: nothing is left to go back to"
+    return f"{name} is not being rebuilt"
+
+
 def _say_resumed(name: str, steered: steering.Steered) -> None:
     before = steered.before
     if steered.is_changed:
@@ -155,7 +171,8 @@ def _say_resumed(name: str, steered: steering.Steered) -> None:
     elif before is None:
         tell(f"{name} is not paused: it has no checkpoint yet, and begins when a daemon runs it")
     else:
-        more = "; to call the rebuild off, set its status to running" if before.status == "rebuilding" else ""
+        off = f'; "projectiond rebuild {name} --cancel" calls the rebuild off'
+        more = off if before.status == "rebuilding" else ""
         tell(f"{name} is not paused: it is {before.status} at {steered.position}{more}")
 
 

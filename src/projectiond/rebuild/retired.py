@@ -191,7 +191,8 @@ def _lock_row(db: Connection, name: str, schema: str) -> tuple[int, int]:
     left, status, position = row
     if status == "rebuilding":
         raise ConfigurationError(
-            f'"{name}" is being rebuilt', hint="wait until it is done, or call it off: set its status to running"
+            f'"{name}" is being rebuilt',
+            hint=f'wait until it is done, or call it off with "projectiond rebuild {name} --cancel"',
         )
     return left, position
 
