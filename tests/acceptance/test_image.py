@@ -9,6 +9,7 @@ import shutil
 import site
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -82,8 +83,10 @@ def image(tmp_path: Path) -> Image:
     (wheel,) = (tmp_path / "dist").iterdir()
     image = Image(tmp_path / "image")
     image.build(wheel, python)
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(directory.stat().st_mode | 0o011)
+    # pytest's own directories, one more of them for each process of tests, are for its user alone.
+    for directory in (tmp_path, *tmp_path.parents):
+        if directory.stat().st_uid == os.geteuid() and directory.is_relative_to(tempfile.gettempdir()):
+            directory.chmod(directory.stat().st_mode | 0o011)
     return image
 
 

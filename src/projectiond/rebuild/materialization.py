@@ -112,6 +112,9 @@ class Materialization:
                 if not db.closed:
                     spaces.drop(db, schema)
                 raise
+            finally:
+                if not db.closed:
+                    db.execute(statements.RELEASE_SPACE, {"schema": schema})
 
     def _await(self, db: Connection, upto: int) -> None:
         """Wait until everything up to the number is settled."""

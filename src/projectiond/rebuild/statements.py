@@ -337,8 +337,9 @@ WHERE projection_name = %(name)s
 # --- verify and materialize ----------------------------------------------------------------------------------
 
 # Held by whoever is at work in a space that belongs to no rebuild.
-# Parameters: schema.  Rows: one (whether it was taken).  Released with the session.
+# Parameters: schema.  Rows: one (whether it was taken).  Released at the end, for a session may live on a moment.
 TRY_SPACE: LiteralString = "SELECT pg_try_advisory_lock(hashtextextended('projectiond/space/' || %(schema)s, 0))"
+RELEASE_SPACE: LiteralString = "SELECT pg_advisory_unlock(hashtextextended('projectiond/space/' || %(schema)s, 0))"
 
 # The transaction's snapshot is taken by its first query.
 BEGIN_SNAPSHOT: LiteralString = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"

@@ -131,13 +131,17 @@ class Verification:
             raise ConfigurationError(
                 f'"{self._definition.name}" is being verified by another session', hint="wait until it is done"
             )
-        spaces.make(db, self._definition, schema)
         try:
-            yield schema
+            spaces.make(db, self._definition, schema)
+            try:
+                yield schema
+            finally:
+                # The connection may be what failed; the next verification clears up then.
+                if not db.closed:
+                    spaces.drop(db, schema)
         finally:
-            # The connection may be what failed; the next verification clears up then.
             if not db.closed:
-                spaces.drop(db, schema)
+                db.execute(statements.RELEASE_SPACE, {"schema": schema})
 
     def _new_replay(self, schema: str) -> Replay:
         return Replay(
