@@ -1437,16 +1437,6 @@ WHERE schemaname <> %(space)s
 ORDER BY 1
 """
 
-# Parameters: space, table.  Rows: one (whether the schema has a table of that name).
-IS_IN_SCHEMA: LiteralString = """
-SELECT EXISTS (
-    SELECT
-    FROM pg_class
-    WHERE relnamespace = to_regnamespace(%(space)s)
-        AND relname = %(table)s
-)
-"""
-
 # Parameters: space, table.  Rows: one (column) for each column of its primary key, in the key's order.
 KEY_OF_TABLE: LiteralString = """
 SELECT attname
@@ -1459,9 +1449,6 @@ WHERE holder.relnamespace = to_regnamespace(%(space)s)
     AND indisprimary
 ORDER BY part.place
 """
-
-# Rows: one (role, database), both quoted.
-WHO_AND_WHERE: LiteralString = "SELECT quote_ident(current_user), quote_ident(current_database())"
 
 # What would be checked at the end of the transaction is checked now.
 CHECK_CONSTRAINTS: LiteralString = "SET CONSTRAINTS ALL IMMEDIATE"

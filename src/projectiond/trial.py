@@ -35,6 +35,8 @@ from projectiond.kinds.relation import InSql, RangeReader
 from projectiond.preparation import apply_schema_beside, missing_tables
 from projectiond.projection import Projection, RowProjection, SqlProjection
 from projectiond.reader import Batch, EventReader, Reader
+from projectiond.rebuild import statements
+from projectiond.rebuild.space import find_strays, path_of
 from projectiond.recorder import nowhere
 
 # What is read and applied at once; of a projection whose events stay on the server, sequence numbers.
@@ -127,17 +129,15 @@ def run_trial(db: Connection, definition: Definition, first: int, last: int, *, 
 def _make_space(db: Connection, definition: Definition) -> str:
     """Make a schema with the projection's tables, first in the search_path from now on."""
     space = f"projectiond_try_{uuid4().hex[:16]}"
-    try:
-        with db.transaction():
-            db.execute(psycopg.sql.SQL("CREATE SCHEMA {}").format(psycopg.sql.Identifier(space)))
-    except psycopg.errors.InsufficientPrivilege as error:
-        (role, database) = fetch_row(db, sql.WHO_AND_WHERE)
+    may_create, database, role = fetch_row(db, statements.MAY_CREATE_SCHEMA)
+    if not may_create:
         raise ConfigurationError(
             f"a trial needs a schema of its own, which {role} may not make",
             hint=f"run GRANT CREATE ON DATABASE {database} TO {role}, or try with another role",
-        ) from error
+        )
+    db.execute(psycopg.sql.SQL(statements.CREATE_SCHEMA).format(space=psycopg.sql.Identifier(space)))
     # For the whole of the transaction: what handlers and the daemon's own statements are looked up in.
-    db.search_path = f"{space}, {db.search_path}"
+    db.search_path = path_of(db, space)
     db.execute(sql.RESTORE_SEARCH_PATH, {"search_path": db.search_path})
     apply_schema_beside(db, definition)
     missing = missing_tables(db, definition)
@@ -146,17 +146,13 @@ def _make_space(db: Connection, definition: Definition) -> str:
             f'"{definition.name}" declares tables that do not exist: {", ".join(missing)}',
             hint=f"create them in `schema` of {definition.source}",
         )
-    strays = [table for table in definition.tables if not fetch_row(db, sql.IS_IN_SCHEMA, _place(space, table))[0]]
+    strays = find_strays(db, definition, space)
     if strays:
         raise ConfigurationError(
             f'`schema` of "{definition.name}" does not make {", ".join(strays)} in the schema of the trial',
             hint=f"in {definition.source} create every table, and name it without a schema",
         )
     return space
-
-
-def _place(space: str, table: str) -> Mapping[str, str]:
-    return {"space": space, "table": table}
 
 
 class _Rehearsal:
@@ -312,7 +308,7 @@ def _look(db: Connection, space: str, table: str, most_samples: int) -> Rows:
     """Read a table of the trial."""
     name = psycopg.sql.Identifier(space, table.rpartition(".")[2])
     counted = db.execute(psycopg.sql.SQL("SELECT count(*) FROM {}").format(name)).fetchone()
-    key = [str(column) for (column,) in db.execute(sql.KEY_OF_TABLE, _place(space, table))]
+    key = [str(column) for (column,) in db.execute(sql.KEY_OF_TABLE, {"space": space, "table": table})]
     order = psycopg.sql.SQL(", ").join(map(psycopg.sql.Identifier, key))
     statement = psycopg.sql.SQL("SELECT * FROM {}").format(name)
     if key:

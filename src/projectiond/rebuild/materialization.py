@@ -12,26 +12,19 @@ Called by the command ``materialize``.
 """
 
 import time
-from collections.abc import Callable
 from datetime import datetime
 from typing import Final
 
 from psycopg.sql import SQL, Identifier
 
 from projectiond import sql
-from projectiond.database import Connection, connect, fetch_row
-from projectiond.definition import Definition
+from projectiond.database import Connection, fetch_row
 from projectiond.errors import ConfigurationError, WaitTimeoutError
 from projectiond.highwater import HighWaterMark, describe_holders, read_store_end
-from projectiond.limits import Limits
 from projectiond.rebuild import space as spaces
 from projectiond.rebuild import statements
-from projectiond.rebuild.replay import Replay
+from projectiond.rebuild.aside import Aside
 from projectiond.rebuild.tables import OWN_PREFIX
-from projectiond.recorder import nowhere
-
-# How often it is told how far the replay is.
-TOLD_SECONDS: Final = 0.2
 
 # While a transaction that is still open may add events to what is asked for.
 HELD_SECONDS: Final = 30.0
@@ -59,32 +52,8 @@ def _refuse_name(schema: str) -> None:
         )
 
 
-class Materialization:
+class Materialization(Aside):
     """Makes one read model as it was."""
-
-    def __init__(
-        self,
-        dsn: str,
-        definition: Definition,
-        limits: Limits,
-        *,
-        statement_timeout_seconds: float,
-        tell: Callable[[int, int], None] = lambda _position, _target: None,
-    ) -> None:
-        """Make a materialization.
-
-        Args:
-            dsn: Of the database.
-            definition: With an instance of the class that nothing else runs.
-            limits: As of the live projection.
-            statement_timeout_seconds: For its statements.
-            tell: Told now and then how far it is, and where it goes.
-        """
-        self._dsn = dsn
-        self._definition = definition
-        self._limits = limits
-        self._timeout = statement_timeout_seconds
-        self._tell = tell
 
     def run(self, schema: str, upto: int) -> None:
         """Make the tables in a schema that does not exist yet, or is empty.
@@ -95,26 +64,23 @@ class Materialization:
             WaitTimeoutError: A transaction that is still open may yet add events to what is asked for.
         """
         _refuse_name(schema)
-        with connect(self._dsn, role="materialize", statement_timeout_seconds=self._timeout) as db:
+        with self._connect("materialize") as db:
             end = read_store_end(db)
             if upto > end:
                 raise ConfigurationError(f"the event store ends at {end}, before {upto}", hint="ask for less")
             # Of numbers that are drawn and not yet to be seen nobody can say that they were there.
             upto = min(upto, int(fetch_row(db, sql.STORE_HEAD)[0]))
-            if not fetch_row(db, statements.TRY_SPACE, {"schema": schema})[0]:
-                raise ConfigurationError(f'another session is at work in the schema "{schema}"', hint="name another")
-            self._await(db, upto)
-            spaces.make(db, self._definition, schema)
-            try:
-                self._replay(schema, upto)
-                self._hand_over(db, schema)
-            except BaseException:
-                if not db.closed:
-                    spaces.drop(db, schema)
-                raise
-            finally:
-                if not db.closed:
-                    db.execute(statements.RELEASE_SPACE, {"schema": schema})
+            busy = ConfigurationError(f'another session is at work in the schema "{schema}"', hint="name another")
+            with self._alone_in(db, schema, busy):
+                self._await(db, upto)
+                spaces.make(db, self._definition, schema)
+                try:
+                    self._replay(schema, upto)
+                    self._hand_over(db, schema)
+                except BaseException:
+                    if not db.closed:
+                        spaces.drop(db, schema)
+                    raise
 
     def _await(self, db: Connection, upto: int) -> None:
         """Wait until everything up to the number is settled."""
@@ -133,11 +99,8 @@ class Materialization:
             mark.look(db)
 
     def _replay(self, schema: str, upto: int) -> None:
-        with Replay(
-            self._dsn, schema, self._definition, self._limits, nowhere(), statement_timeout_seconds=self._timeout
-        ) as replay:
-            while not replay.advance(upto, seconds=TOLD_SECONDS):
-                self._tell(replay.position, upto)
+        with self._new_replay(schema) as replay:
+            self._advance(replay, upto)
         self._tell(upto, upto)
 
     @staticmethod

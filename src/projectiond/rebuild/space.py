@@ -246,11 +246,16 @@ def _refuse_qualified(definition: Definition) -> None:
         )
 
 
-def _refuse_strays(db: Connection, definition: Definition, schema: str) -> None:
-    """See that the author's DDL has made the tables in the space, and has left all others alone."""
+def find_strays(db: Connection, definition: Definition, schema: str) -> list[str]:
+    """Give the projection's tables that the search_path finds elsewhere than in the schema, or not at all."""
     tables = {Identifier(table).as_string(db): table for table in definition.tables}
     parameters = {"schema": schema, "tables": list(tables)}
-    strays = [tables[quoted] for (quoted,) in db.execute(statements.STRAY_TABLES, parameters)]
+    return [tables[quoted] for (quoted,) in db.execute(statements.STRAY_TABLES, parameters)]
+
+
+def _refuse_strays(db: Connection, definition: Definition, schema: str) -> None:
+    """See that the author's DDL has made the tables in the space, and has left all others alone."""
+    strays = find_strays(db, definition, schema)
     in_place = f'rebuild it in place with "projectiond rebuild {definition.name} --in-place"'
     if strays:
         raise ConfigurationError(

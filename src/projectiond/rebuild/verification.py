@@ -28,19 +28,17 @@ from psycopg.sql import SQL, Identifier
 from projectiond import checkpoint as checkpoints
 from projectiond import sql
 from projectiond.checkpoint import Checkpoint
-from projectiond.database import Connection, connect, fetch_row
-from projectiond.definition import Definition
+from projectiond.database import Connection
 from projectiond.errors import ConfigurationError, ConflictError
 from projectiond.highwater import read_store_end
-from projectiond.limits import Limits
 from projectiond.rebuild import space as spaces
 from projectiond.rebuild import statements
+from projectiond.rebuild.aside import Aside
 from projectiond.rebuild.compare import TableDifference, compare
 from projectiond.rebuild.merge import merge
 from projectiond.rebuild.replay import Replay
 from projectiond.rebuild.shape import finish_by
 from projectiond.rebuild.tables import Pair, TablesBusyError, hold_writers, pair_tables
-from projectiond.recorder import nowhere
 
 PREFIX: Final = "projectiond_verify_"
 
@@ -49,9 +47,6 @@ NEAR_SECONDS: Final = 1.0
 
 # For so long the live projection may be held while the replay catches up with it to the number.
 CATCH_UP_SECONDS: Final = 1.0
-
-# How often it is told how far the replay is.
-TOLD_SECONDS: Final = 0.2
 
 LOCK_TIMEOUT: Final = "5s"
 
@@ -75,32 +70,8 @@ class Verified:
         return not any(t.change.changed or t.change.added or t.change.removed for t in self.tables)
 
 
-class Verification:
+class Verification(Aside):
     """Verifies one projection."""
-
-    def __init__(
-        self,
-        dsn: str,
-        definition: Definition,
-        limits: Limits,
-        *,
-        statement_timeout_seconds: float,
-        tell: Callable[[int, int], None] = lambda _position, _target: None,
-    ) -> None:
-        """Make a verification.
-
-        Args:
-            dsn: Of the database.
-            definition: With an instance of the class that nothing else runs.
-            limits: As of the live projection.
-            statement_timeout_seconds: For the replay's statements; the comparison may take as long as it likes.
-            tell: Told now and then how far the replay is, and where it goes.
-        """
-        self._dsn = dsn
-        self._definition = definition
-        self._limits = limits
-        self._timeout = statement_timeout_seconds
-        self._tell = tell
 
     def run(self, *, most_samples: int = 5, is_fixing: bool = False) -> Verified:
         """Replay and compare.
@@ -109,7 +80,7 @@ class Verification:
             ConfigurationError: It cannot be verified; the message says why.
             ReplayStoppedError: The replay cannot get past an event.
         """
-        with self._connect() as db, self._space(db) as space, self._new_replay(space) as replay:
+        with self._connect("verify") as db, self._space(db) as space, self._new_replay(space) as replay:
             self._approach(db, replay)
             pairs = self._pair(db, space)
             verified = self._compare(db, replay, pairs, most_samples)
@@ -120,18 +91,13 @@ class Verification:
 
     # --- the replay
 
-    def _connect(self) -> Connection:
-        return connect(self._dsn, role="verify", statement_timeout_seconds=self._timeout)
-
     @contextmanager
     def _space(self, db: Connection) -> Iterator[str]:
         """Make a space for the time; what a verification that was killed has left is dropped first."""
         schema = spaces.space_name(self._definition.name, PREFIX)
-        if not fetch_row(db, statements.TRY_SPACE, {"schema": schema})[0]:
-            raise ConfigurationError(
-                f'"{self._definition.name}" is being verified by another session', hint="wait until it is done"
-            )
-        try:
+        name = self._definition.name
+        busy = ConfigurationError(f'"{name}" is being verified by another session', hint="wait until it is done")
+        with self._alone_in(db, schema, busy):
             spaces.make(db, self._definition, schema)
             try:
                 yield schema
@@ -139,28 +105,13 @@ class Verification:
                 # The connection may be what failed; the next verification clears up then.
                 if not db.closed:
                     spaces.drop(db, schema)
-        finally:
-            if not db.closed:
-                db.execute(statements.RELEASE_SPACE, {"schema": schema})
-
-    def _new_replay(self, schema: str) -> Replay:
-        return Replay(
-            self._dsn,
-            schema,
-            self._definition,
-            self._limits,
-            nowhere(),
-            statement_timeout_seconds=self._timeout,
-        )
 
     def _approach(self, db: Connection, replay: Replay) -> None:
         """Replay until what the live projection is ahead is done in a moment."""
         began = 0.0
         while time.monotonic() - began > NEAR_SECONDS:
             began = time.monotonic()
-            target = self._live(db).position
-            while not replay.advance(target, seconds=TOLD_SECONDS):
-                self._tell(replay.position, target)
+            self._advance(replay, self._live(db).position)
         self._tell(replay.position, replay.position)
 
     def _live(self, db: Connection) -> Checkpoint:
@@ -197,7 +148,7 @@ class Verification:
         return pairs
 
     def _compare(self, db: Connection, replay: Replay, pairs: Sequence[Pair], most_samples: int) -> Verified:
-        with self._connect() as reader:
+        with self._connect("verify") as reader:
             reader.execute(statements.BEGIN_SNAPSHOT)
             try:
                 self._hold(db, replay, lambda: reader.execute(statements.TAKE_SNAPSHOT))
