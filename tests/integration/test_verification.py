@@ -12,7 +12,7 @@ from projectiond.errors import ConfigurationError, ReplayStoppedError, WaitTimeo
 from projectiond.event import Event
 from projectiond.limits import Limits
 from projectiond.projection import BaseProjection, Projection, handles
-from projectiond.rebuild import materialization, tables, verification
+from projectiond.rebuild import materialization, statements, tables, verification
 from projectiond.rebuild.materialization import Materialization, position_at
 from projectiond.rebuild.verification import Verification, Verified
 from projectiond.registry import define
@@ -202,6 +202,22 @@ def test_what_a_killed_verification_left_is_replaced(database: Database) -> None
         killed.run()
     assert verification_of(database).run().is_equal
     assert_nothing_left(database)
+
+
+def test_one_session_at_a_time_works_in_a_schema(database: Database) -> None:
+    append_many(database.connect(), 3, "Opened")
+    run_live(database)
+    other = database.connect()
+    for schema in ("projectiond_verify_tally", "then"):
+        other.execute(statements.TRY_SPACE, {"schema": schema})
+    with pytest.raises(ConfigurationError, match="is being verified by another session"):
+        verification_of(database).run()
+    with pytest.raises(ConfigurationError, match='another session is at work in the schema "then"'):
+        materialize(database, "then", 3)
+    for schema in ("projectiond_verify_tally", "then"):
+        other.execute(statements.RELEASE_SPACE, {"schema": schema})
+    assert verification_of(database).run().is_equal
+    materialize(database, "then", 3)
 
 
 # --- materialize

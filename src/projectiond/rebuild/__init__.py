@@ -17,4 +17,9 @@ merge      the live tables take over the rows
 swap       the tables change places; exchange: what goes along; carry, rights, triggers: what is done again
 dependents what stands in the way
 retired    the old tables: the way back, and their end
+
+And what commands make of the same replay (they share aside):
+
+verification     the live tables held against a replay
+materialization  a read model as it was, in a schema of the user's
 """
