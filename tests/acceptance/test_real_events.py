@@ -7,6 +7,7 @@ server stopped immediately and started again. Afterwards each read model must eq
 import os
 import random
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,17 +41,27 @@ def daemon(own_database: Database, tmp_path: Path) -> Iterator[DaemonProcess]:
     (plugins / "loans.py").write_text(PLUGIN)
     with DaemonProcess(own_database.dsn, plugins, tmp_path / "daemon.log", **SETTINGS) as running:
         yield running
+        # Shown where the test has failed.
+        sys.stdout.writelines(running.log_file.read_text().splitlines(keepends=True)[-200:])
 
 
-def all_caught_up(database: Database, end: int) -> bool:
+def behind(database: Database, end: int) -> list[object]:
+    """Return the rows of the projections that have not reached the end, or why that cannot be told just now."""
     try:
         with psycopg.connect(database.dsn, autocommit=True) as conn:
-            behind = conn.execute(
-                "SELECT count(*) FILTER (WHERE last_sequence_number >= %s) FROM projection_checkpoints", (end,)
-            ).fetchone()
-    except psycopg.OperationalError:
-        return False
-    return behind == (len(EXPECTED),)
+            rows = conn.execute(
+                "SELECT last_sequence_number, projection_name, status, error_message FROM projection_checkpoints"
+            ).fetchall()
+    except psycopg.OperationalError as error:
+        return [error]
+    missing = EXPECTED.keys() - {row[1] for row in rows}
+    return [*missing, *(row for row in rows if row[0] < end)]
+
+
+def check_caught_up(database: Database, end: int) -> bool:
+    late = behind(database, end)
+    assert not late, f"the end is {end}, and behind are {late}"
+    return True
 
 
 def check_read_models(database: Database) -> None:
@@ -89,9 +100,9 @@ def run_log(database: Database, disturb: Callable[[], None], limit: int | None) 
     end = value(database.connect(), "SELECT max(sequence_number) FROM event_store")
     assert value(database.connect(), "SELECT count(*) FROM event_store") == len(events) < end
     deadline = time.monotonic() + 240
-    while not all_caught_up(database, end) and time.monotonic() < deadline:
+    while behind(database, end) and time.monotonic() < deadline:
         disturb()
-    eventually(lambda: all_caught_up(database, end), 30, "the projections did not reach the end of the store")
+    eventually(lambda: check_caught_up(database, end), 30, "the projections did not reach the end of the store")
     check_read_models(database)
 
 
@@ -149,6 +160,8 @@ def test_a_real_log_survives_the_server_being_stopped_immediately_and_restarted(
         restarts += 1
         own_server.restart("immediate")
 
+    # Before that a database that is away ends the daemon, as it should; from then on nothing may.
+    eventually(lambda: daemon.log_lines("database.checked"), 60, "the daemon does not start")
     run_log(own_database, crash, DISTURBED)
     assert restarts >= 2
     assert daemon.is_running()
