@@ -41,8 +41,8 @@ def main(address: str) -> None:
         db.execute(prefixed(orders.READ_MODEL, PREFIX))
         db.execute("INSERT INTO projection_checkpoints (projection_name) VALUES ('bare')")
         # As the daemon does when it is about to sleep: from now on writers notify.
-        db.execute("SELECT pg_advisory_lock(%s)", (sql.DOORBELL_KEY,))
-        db.execute(sql.LISTEN_DOORBELL)
+        db.execute("SELECT pg_advisory_lock(%s)", (sql.keys.DOORBELL_KEY,))
+        db.execute(sql.doorbell.LISTEN_DOORBELL)
         link = db.pgconn
         for name, statement in _PREPARED.items():
             _expect(link.prepare(name, statement).status, ExecStatus.COMMAND_OK, link)

@@ -131,7 +131,7 @@ class Daemon:
         return "; ".join(f"{name} is {status} at {position}: {error}" for name, status, position, error in rows)
 
     def _is_asleep(self) -> bool:
-        row = self._db.execute(_IS_ASLEEP, {"bell": sql.DOORBELL_KEY}).fetchone()
+        row = self._db.execute(_IS_ASLEEP, {"bell": sql.keys.DOORBELL_KEY}).fetchone()
         return row is not None and bool(row[0])
 
 

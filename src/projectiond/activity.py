@@ -55,6 +55,6 @@ def count_activity(db: Connection, days: int, limit: int) -> Activity:
     """
     parameters = {"days": days, "limit": limit}
     return Activity(
-        per_day=[Day(*row) for row in db.execute(sql.EVENTS_PER_DAY, parameters)],
-        most_active=[Aggregate(*row) for row in db.execute(sql.MOST_ACTIVE_AGGREGATES, parameters)],
+        per_day=[Day(*row) for row in db.execute(sql.overview.EVENTS_PER_DAY, parameters)],
+        most_active=[Aggregate(*row) for row in db.execute(sql.overview.MOST_ACTIVE_AGGREGATES, parameters)],
     )

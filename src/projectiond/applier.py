@@ -267,7 +267,7 @@ class Applier:
         return self._reader.ask(db, after, mark, most)
 
     def _ask_within(self, db: Connection, after: int, mark: int, most: int) -> Asked:
-        db.execute(sql.RESTORE_SEARCH_PATH, {"search_path": db.search_path})
+        db.execute(sql.session.RESTORE_SEARCH_PATH, {"search_path": db.search_path})
         return self._ask(db, after, mark, most)
 
     def _take_ahead(self, db: Connection, position: int, most: int) -> Batch | None:

@@ -84,7 +84,7 @@ class Arrival:
         if self.is_visible or end < self.sequence_number or is_standby:
             return False
         if self.lockers is None or self.lockers:
-            self._account(*(yield Question(sql.ARRIVAL_LOCKERS))[0])
+            self._account(*(yield Question(sql.arrival.ARRIVAL_LOCKERS))[0])
             if self.lockers or has_events_between:
                 return False
             ((_, _, has_events_between, _),) = yield facts
@@ -92,7 +92,7 @@ class Arrival:
 
     def ask_facts(self, position: int) -> Question:
         """Give the question of which the first answer is the store's end."""
-        return Question(sql.ARRIVAL_FACTS, {"position": position, "number": self.sequence_number})
+        return Question(sql.arrival.ARRIVAL_FACTS, {"position": position, "number": self.sequence_number})
 
     def _account(self, server: datetime, session: datetime, now: datetime, lockers: Sequence[str]) -> None:
         if self.lockers is None or self._known_since is None or server != self._server or session > self._known_since:

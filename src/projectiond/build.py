@@ -41,12 +41,12 @@ class Build:
 
 def read_builds(db: Connection) -> dict[str, Build]:
     """Read all builds, by the projection's name."""
-    return {build.name: build for build in map(_build, db.execute(sql.READ_BUILDS))}
+    return {build.name: build for build in map(_build, db.execute(sql.builds.READ_BUILDS))}
 
 
 def lock_build(db: Connection, name: str) -> Build | None:
     """Read one and lock it until the end of the caller's transaction."""
-    row = db.execute(sql.LOCK_BUILD, {"name": name}).fetchone()
+    row = db.execute(sql.builds.LOCK_BUILD, {"name": name}).fetchone()
     return None if row is None else _build(row)
 
 
@@ -69,12 +69,12 @@ def record_build(
         "built_by": built_by,
         "events_per_second": events_per_second,
     }
-    db.execute(sql.RECORD_BUILD, parameters)
+    db.execute(sql.builds.RECORD_BUILD, parameters)
 
 
 def note_rate(db: Connection, name: str, events_per_second: float) -> None:
     """Write down how fast events were applied, for whoever asks how long a rebuild will take."""
-    db.execute(sql.NOTE_RATE, {"name": name, "events_per_second": events_per_second})
+    db.execute(sql.builds.NOTE_RATE, {"name": name, "events_per_second": events_per_second})
 
 
 def _build(row: tuple[Any, ...]) -> Build:

@@ -47,7 +47,7 @@ def meet_tables(db: Connection, definition: Definition, limits: Limits) -> bool:
             _note_sameness(db, definition, build)
             return False
         digest = definition.fingerprint.digest
-        if db.execute(sql.MEET_CHANGE, {"name": definition.name, "digest": digest}).rowcount == 0:
+        if db.execute(sql.builds.MEET_CHANGE, {"name": definition.name, "digest": digest}).rowcount == 0:
             return False
         return _act(db, definition, limits, build, difference)
 
@@ -65,10 +65,10 @@ def read_changes(db: Connection, definitions: Iterable[Definition]) -> list[str]
 def _note_sameness(db: Connection, definition: Definition, build: Build) -> None:
     name, version = definition.name, definition.fingerprint.version
     # A change that was taken back is news again when it comes back.
-    db.execute(sql.MEET_CHANGE, {"name": name, "digest": None})
+    db.execute(sql.builds.MEET_CHANGE, {"name": name, "digest": None})
     # From now on the version stands for the code that is known to be the same.
     if build.fingerprint is not None and version is not None and build.fingerprint.version != version:
-        db.execute(sql.NAME_VERSION, {"name": name, "version": version})
+        db.execute(sql.builds.NAME_VERSION, {"name": name, "version": version})
 
 
 def _act(db: Connection, definition: Definition, limits: Limits, build: Build, difference: Difference) -> bool:
@@ -82,7 +82,7 @@ def _act(db: Connection, definition: Definition, limits: Limits, build: Build, d
             if is_replaced:
                 action = "nothing: its tables have just been rebuilt by other code, perhaps by another daemon's"
         case "rebuild":
-            is_changed = db.execute(sql.SET_STATUS, {"name": name, "status": "rebuilding"}).rowcount == 1
+            is_changed = db.execute(sql.steering.SET_STATUS, {"name": name, "status": "rebuilding"}).rowcount == 1
             action = "it is rebuilt"
         case "pause":
             reason = _sentence_of_pause(name, difference)

@@ -79,12 +79,12 @@ def create(db: Connection, name: str) -> bool:
     Returns:
         Whether it was made.
     """
-    return db.execute(sql.CREATE_CHECKPOINT, {"name": name}).rowcount == 1
+    return db.execute(sql.checkpoint.CREATE_CHECKPOINT, {"name": name}).rowcount == 1
 
 
 def find(db: Connection, name: str) -> Checkpoint | None:
     """Read the row, if there is one."""
-    row = db.execute(sql.READ_CHECKPOINT, {"name": name}).fetchone()
+    row = db.execute(sql.checkpoint.READ_CHECKPOINT, {"name": name}).fetchone()
     if row is None:
         return None
     return Checkpoint(name, *row)
@@ -129,22 +129,22 @@ def transaction(
     """
     try:
         with _pipelined(db) if is_pipelined else _waited_for(db) as commit:
-            db.execute(sql.OPEN_TRANSACTION if is_durable else sql.OPEN_ASYNCHRONOUS_TRANSACTION)
+            db.execute(sql.checkpoint.OPEN_TRANSACTION if is_durable else sql.checkpoint.OPEN_ASYNCHRONOUS_TRANSACTION)
             yield commit
     except psycopg.DatabaseError as error:
-        if error.sqlstate == sql.CHECKPOINT_MOVED:
+        if error.sqlstate == sql.checkpoint.CHECKPOINT_MOVED:
             raise ConflictError(
                 f'the checkpoint of "{checkpoint.name}" is no longer {checkpoint.status} at {checkpoint.position}, '
                 "from where this runner applied events",
                 hint="nothing was committed; the row is read again",
             ) from error
-        if error.sqlstate == sql.TRANSACTION_ENDED:
+        if error.sqlstate == sql.checkpoint.TRANSACTION_ENDED:
             raise TransactionControlError(
                 "a handler ended the transaction inside a statement, so a part of the batch is committed without its "
                 "checkpoint",
                 hint="take the COMMIT or ROLLBACK out of its SQL, then rebuild the projection",
             ) from error
-        if error.sqlstate == sql.WRITTEN_OUTSIDE:
+        if error.sqlstate == sql.checkpoint.WRITTEN_OUTSIDE:
             raise ConfigurationError(
                 f'"{checkpoint.name}" cannot be rebuilt beside its tables: it writes {error.diag.message_primary}, '
                 "which is not one of those that are built anew",
@@ -171,12 +171,12 @@ def _pipelined(db: Connection) -> Iterator[Commit]:
         if not is_sent:
             is_sent = True
             # Skipped by the server when anything before it has failed.
-            db.execute(sql.COMMIT)
+            db.execute(sql.checkpoint.COMMIT)
             db.send_off()
 
     try:
         with db.pipelined():
-            db.execute(sql.BEGIN)
+            db.execute(sql.checkpoint.BEGIN)
             yield commit
             commit()
     except BaseException:
@@ -207,8 +207,8 @@ def advance(db: Connection, checkpoint: Checkpoint, to: int, *, last_event_id: U
         "applied": applied,
     }
     # A handler may have set another one for the transaction, and another schema may have checkpoints as well.
-    db.execute(sql.RESTORE_SEARCH_PATH, {"search_path": db.search_path})
-    db.execute(sql.ADVANCE_CHECKPOINT, parameters)
+    db.execute(sql.session.RESTORE_SEARCH_PATH, {"search_path": db.search_path})
+    db.execute(sql.checkpoint.ADVANCE_CHECKPOINT, parameters)
     return replace(checkpoint, position=to, error_message=None)
 
 
@@ -224,13 +224,13 @@ def reset(db: Connection, checkpoint: Checkpoint, tables: tuple[str, ...], targe
     name = checkpoint.name
     refuse_rebuild_without_tables(checkpoint, tables)
     with db.transaction():
-        db.execute(sql.SET_LOCK_TIMEOUT, {"timeout": RESET_LOCK_TIMEOUT})
-        if db.execute(sql.RESET_CHECKPOINT, {"name": name, "from": checkpoint.position}).fetchone() is None:
+        db.execute(sql.session.SET_LOCK_TIMEOUT, {"timeout": RESET_LOCK_TIMEOUT})
+        if db.execute(sql.checkpoint.RESET_CHECKPOINT, {"name": name, "from": checkpoint.position}).fetchone() is None:
             return False
         # The row's lock and what the rebuild's row says together: of two runners, one resets.
         db.execute(psycopg.sql.SQL("TRUNCATE {} RESTART IDENTITY").format(_identifiers(tables)))
-        db.execute(sql.CLEAR_DEAD_LETTERS, {"name": name})
-        db.execute(sql.MARK_RESET, {"name": name, "target": target})
+        db.execute(sql.checkpoint.CLEAR_DEAD_LETTERS, {"name": name})
+        db.execute(sql.checkpoint.MARK_RESET, {"name": name, "target": target})
     return True
 
 
@@ -249,19 +249,19 @@ def refuse_rebuild_without_tables(checkpoint: Checkpoint, tables: tuple[str, ...
 
 def finish_rebuild(db: Connection, checkpoint: Checkpoint) -> bool:
     """Set a rebuild that has reached the head back to running; say whether the row was still as it was read."""
-    done = db.execute(sql.FINISH_REBUILD, {"name": checkpoint.name, "from": checkpoint.position})
+    done = db.execute(sql.checkpoint.FINISH_REBUILD, {"name": checkpoint.name, "from": checkpoint.position})
     return done.rowcount == 1
 
 
 def pause_for_fault(db: Connection, checkpoint: Checkpoint, error: str) -> bool:
     """Pause the projection with its reason; say whether it was still where it was read and not paused already."""
     parameters = {"name": checkpoint.name, "from": checkpoint.position, "error": printable(error)}
-    return db.execute(sql.PAUSE_FOR_FAULT, parameters).rowcount == 1
+    return db.execute(sql.checkpoint.PAUSE_FOR_FAULT, parameters).rowcount == 1
 
 
 def note_trouble(db: Connection, name: str, error: str | None) -> None:
     """Write into the row what holds the projection back while it goes on trying, or that nothing does."""
-    db.execute(sql.NOTE_TROUBLE, {"name": name, "error": error})
+    db.execute(sql.checkpoint.NOTE_TROUBLE, {"name": name, "error": error})
 
 
 def _identifiers(tables: tuple[str, ...]) -> psycopg.sql.Composed:

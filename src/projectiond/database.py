@@ -100,11 +100,11 @@ def configure(db: Connection, statement_timeout_seconds: float, first_schema: st
     """Set the session's time-out, isolation level, keepalives and search_path, and note which server it is."""
     timeout = str(int(statement_timeout_seconds * 1000))
     if first_schema:
-        db.execute(sql.ENTER_SPACE, {"schema": first_schema, "replay_id": replay_id})
+        db.execute(sql.session.ENTER_SPACE, {"schema": first_schema, "replay_id": replay_id})
     # Where the server's system cannot tell (Windows), the setting is refused.
     with suppress(psycopg.errors.InvalidParameterValue):
-        db.execute(sql.CHECK_CLIENT)
-    *_, db.search_path, db.incarnation = fetch_row(db, sql.CONFIGURE_SESSION, {"statement_timeout": timeout})
+        db.execute(sql.session.CHECK_CLIENT)
+    *_, db.search_path, db.incarnation = fetch_row(db, sql.session.CONFIGURE_SESSION, {"statement_timeout": timeout})
     db.opened_at = time.monotonic()
 
 
@@ -123,7 +123,7 @@ def check_server(db: Connection) -> None:
         ConfigurationError: A standby (numbers become visible there in another order, and it cannot be written), or
             a server older than PostgreSQL 14.
     """
-    version, is_standby = fetch_row(db, sql.SERVER_FACTS)
+    version, is_standby = fetch_row(db, sql.session.SERVER_FACTS)
     if version < OLDEST_SERVER:
         raise ConfigurationError(
             f"the server is PostgreSQL {version // 10000}", hint="projectiond needs PostgreSQL 14 or later"

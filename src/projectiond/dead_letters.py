@@ -70,23 +70,25 @@ def read_letters(
         most: At most so many.
     """
     parameters = {"name": name, "numbers": _listed(numbers), "most": most}
-    return [DeadLetter(*row) for row in db.execute(sql.READ_DEAD_LETTERS, parameters)]
+    return [DeadLetter(*row) for row in db.execute(sql.dead_letters.READ_DEAD_LETTERS, parameters)]
 
 
 def read_data(db: Connection, name: str, number: int, *, most: int = MOST_CHARACTERS) -> Data | None:
     """Read the event's JSON as it was when it failed; ``None`` when there is no such letter."""
-    row = db.execute(sql.READ_LETTER_DATA, {"name": name, "sequence_number": number, "most": most}).fetchone()
+    row = db.execute(
+        sql.dead_letters.READ_LETTER_DATA, {"name": name, "sequence_number": number, "most": most}
+    ).fetchone()
     return None if row is None else Data(*row)
 
 
 def ask_for_retry(db: Connection, name: str, numbers: Collection[int] | None) -> Sequence[int]:
     """Ask the daemon to try letters again; give the numbers of those that are there."""
-    return _numbers(db, sql.ASK_FOR_RETRY, name, numbers)
+    return _numbers(db, sql.dead_letters.ASK_FOR_RETRY, name, numbers)
 
 
 def discard(db: Connection, name: str, numbers: Collection[int] | None) -> Sequence[int]:
     """Delete letters; give the numbers of those that were there."""
-    return _numbers(db, sql.DISCARD_DEAD_LETTERS, name, numbers)
+    return _numbers(db, sql.dead_letters.DISCARD_DEAD_LETTERS, name, numbers)
 
 
 def _numbers(db: Connection, statement: LiteralString, name: str, numbers: Collection[int] | None) -> Sequence[int]:

@@ -65,23 +65,25 @@ class Doorbell:
 
     def listen(self) -> None:
         """Begin to hear notifications: new events, changes of a projection's status, and workers that come and go."""
-        self._db.execute(sql.LISTEN_DOORBELL)
-        self._db.execute(sql.LISTEN_STATUS)
-        self._db.execute(sql.LISTEN_LEASES)
+        self._db.execute(sql.doorbell.LISTEN_DOORBELL)
+        self._db.execute(sql.doorbell.LISTEN_STATUS)
+        self._db.execute(sql.doorbell.LISTEN_LEASES)
 
     def arm(self) -> Arming:
         """Try to arm.  After ``ARMED`` or ``ELSEWHERE`` the caller looks once more and may then sleep."""
-        (self.is_armed,) = fetch_row(self._db, sql.ARM_DOORBELL, {"key": sql.DOORBELL_KEY})
+        (self.is_armed,) = fetch_row(self._db, sql.doorbell.ARM_DOORBELL, {"key": sql.keys.DOORBELL_KEY})
         if self.is_armed:
             return Arming.ARMED
-        (is_elsewhere,) = fetch_row(self._db, sql.DOORBELL_ARMED_ELSEWHERE, {"key": sql.DOORBELL_KEY})
+        (is_elsewhere,) = fetch_row(self._db, sql.doorbell.DOORBELL_ARMED_ELSEWHERE, {"key": sql.keys.DOORBELL_KEY})
         return Arming.ELSEWHERE if is_elsewhere else Arming.BUSY
 
     def disarm(self) -> None:
         """Give the bell back, and ring for those who relied on it."""
         if self.is_armed:
             self.is_armed = False
-            self._db.execute(sql.DISARM_DOORBELL, {"key": sql.DOORBELL_KEY, "channel": sql.DOORBELL_CHANNEL})
+            self._db.execute(
+                sql.doorbell.DISARM_DOORBELL, {"key": sql.keys.DOORBELL_KEY, "channel": sql.keys.DOORBELL_CHANNEL}
+            )
 
     def sleep(self, timeout_seconds: float, wake_fd: int) -> None:
         """Wait until something arrives on the connection, ``wake_fd`` is readable, or the time is over.

@@ -205,12 +205,12 @@ class Express:
                 self._takers.append(None)
             plan.uses += 1
             if (gone := self._plans.evict()) is not None:
-                self._command(sql.DEALLOCATE % gone)
+                self._command(sql.session.DEALLOCATE % gone)
         return plan.name
 
     def _discard_what_is_left(self) -> None:
         if self._plans.has_left_some:
-            self._command(sql.DISCARD_PLANS)
+            self._command(sql.session.DISCARD_PLANS)
             self._plans.has_left_some = False
 
     def _command(self, text: bytes) -> None:

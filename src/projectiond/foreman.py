@@ -159,7 +159,7 @@ class Foreman:
         # Short, for meanwhile nobody looks after the workers.
         with connect(dsn, role="supervisor", statement_timeout_seconds=2, connect_timeout_seconds=2) as db:
             if item is not None:
-                row = db.execute(sql.NAME_EVENT, {"sequence_number": item.sequence_number}).fetchone()
+                row = db.execute(sql.events.NAME_EVENT, {"sequence_number": item.sequence_number}).fetchone()
                 event_type, event_id = row or ("?", "?")
                 reason += f', at event {item.sequence_number} ("{event_type}", id {event_id})'
             note_failure(db, name, printable(reason))

@@ -46,18 +46,18 @@ class Head:
         self._sighting = Direct(
             cursor,
             "projectiond_sighting",
-            sql.SIGHTING_AND_EVENTS,
+            sql.events.SIGHTING_AND_EVENTS,
             ("settled", "run_limit", "sequence", "most_events", "most_stored", "most_bytes"),
         )
         self._passage = Direct(
             cursor,
             "projectiond_passage",
-            sql.READ_ALL_EVENTS,
+            sql.events.READ_ALL_EVENTS,
             ("after", "upto", "batch_size", "most_stored", "most_bytes"),
         )
 
     def sight(self, settled: int, run_limit: int, sequence: str | None) -> Sequence[TupleRow]:
-        """Give the rows of ``sql.SIGHTING_AND_EVENTS``."""
+        """Give the rows of ``sql.events.SIGHTING_AND_EVENTS``."""
         return self._sighting.fetch(
             {
                 "settled": settled,

@@ -143,9 +143,9 @@ class HighWaterMark:
         """Begin on a new connection, at the mark that the database keeps unless it lies beyond the store's end."""
         self._windows.clear()
         self.recent.clear()
-        self._sequence = fetch_row(db, sql.NUMBERS_SEQUENCE)[0]
-        db.execute(sql.FORGET_PROVEN_MARK, {"end": read_store_end(db)})
-        row = db.execute(sql.READ_PROVEN_MARK).fetchone()
+        self._sequence = fetch_row(db, sql.highwater.NUMBERS_SEQUENCE)[0]
+        db.execute(sql.highwater.FORGET_PROVEN_MARK, {"end": read_store_end(db)})
+        row = db.execute(sql.highwater.READ_PROVEN_MARK).fetchone()
         self.settled = self._largest_seen = row[0] if row else 0
 
     def look(self, db: Connection, *, is_reading: bool = False) -> bool:
@@ -220,7 +220,7 @@ class HighWaterMark:
 
 def _read_sighting(db: Connection, settled: int, sequence: str | None) -> Sighting:
     parameters = {"settled": settled, "run_limit": RUN_LIMIT, "sequence": sequence}
-    return _make_sighting(fetch_row(db, sql.SIGHTING, parameters))
+    return _make_sighting(fetch_row(db, sql.highwater.SIGHTING, parameters))
 
 
 def _read_sighting_and_events(head: Head, settled: int, sequence: str | None) -> tuple[Sighting, Passage]:
@@ -245,19 +245,19 @@ def _make_sighting(row: TupleRow) -> Sighting:
 
 
 def _read_lockers(db: Connection) -> frozenset[str]:
-    return frozenset(row[0] for row in db.execute(sql.LOCKERS, prepare=True))
+    return frozenset(row[0] for row in db.execute(sql.highwater.LOCKERS, prepare=True))
 
 
 def describe_holders(db: Connection, lockers: frozenset[str]) -> Sequence[Holder]:
     """Say who these transactions are, for the log and the status command; those that have ended are left out."""
-    return [Holder(*row) for row in db.execute(sql.DESCRIBE_LOCKERS, {"lockers": sorted(lockers)})]
+    return [Holder(*row) for row in db.execute(sql.highwater.DESCRIBE_LOCKERS, {"lockers": sorted(lockers)})]
 
 
 def keep_proven_mark(db: Connection, mark: int) -> None:
     """Remember a proven mark over restarts."""
-    db.execute(sql.WRITE_PROVEN_MARK, {"mark": mark})
+    db.execute(sql.highwater.WRITE_PROVEN_MARK, {"mark": mark})
 
 
 def read_store_end(db: Connection) -> int:
     """Give the number above which none was ever drawn."""
-    return int(fetch_row(db, sql.STORE_END)[0])
+    return int(fetch_row(db, sql.highwater.STORE_END)[0])

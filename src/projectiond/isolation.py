@@ -97,7 +97,7 @@ class Isolation:
             "attempts": self._limits.max_attempts,
         }
         with checkpoints.transaction(db, checkpoint):
-            db.execute(sql.KEEP_DEAD_LETTER, letter)
+            db.execute(sql.dead_letters.KEEP_DEAD_LETTER, letter)
             passed = checkpoints.advance(db, checkpoint, event.sequence_number, last_event_id=None, applied=0)
         self._counters.note(Count.DEAD_LETTERS)
         self._repeats.log(

@@ -65,7 +65,7 @@ def _distance(now: Checkpoint | None, position: int, end: int, arrival: Arrival)
     if end < number:
         return f"and the store ends at {end}: no event up to {number} has been appended yet"
     between = {"position": position, "number": number, "most": MOST_COUNTED + 1}
-    ((count,),) = yield Question(sql.COUNT_EVENTS_BETWEEN, between)
+    ((count,),) = yield Question(sql.arrival.COUNT_EVENTS_BETWEEN, between)
     if count == 0:
         return f"and an open transaction may yet add an event up to {number}"
     if count > MOST_COUNTED:
@@ -89,9 +89,9 @@ def _reason(name: str, now: Checkpoint | None, end: int, arrival: Arrival) -> St
 
 
 def _idleness(name: str) -> Steps:
-    if (yield Question(sql.LIVE_WORKERS, {"key": sql.WORKERS_KEY}))[0][0] == 0:
+    if (yield Question(sql.leases.LIVE_WORKERS, {"key": sql.keys.WORKERS_KEY}))[0][0] == 0:
         return 'no daemon is running on this database: start one with "projectiond run"'
-    leased = {key for key, is_exclusive, _ in (yield Question(sql.READ_LEASES)) if is_exclusive}
+    leased = {key for key, is_exclusive, _ in (yield Question(sql.leases.READ_LEASES)) if is_exclusive}
     if lease_key(name) not in leased:
         return 'no worker runs it: see "projectiond status" and "projectiond check"'
     return ""
@@ -104,7 +104,7 @@ def _hold(position: int, arrival: Arrival) -> Steps:
     else:
         mark = yield from _find_mark(position)
         lockers, where = mark.blockers, f"the high-water mark is held at {mark.settled} by"
-    rows = yield Question(sql.DESCRIBE_LOCKERS, {"lockers": sorted(lockers)})
+    rows = yield Question(sql.highwater.DESCRIBE_LOCKERS, {"lockers": sorted(lockers)})
     holders = "; ".join(str(Holder(*row)) for row in rows)
     return f'{where} {holders}, see "projectiond status"' if holders else ""
 
@@ -126,6 +126,6 @@ def _find_mark(position: int) -> Generator[Question | Pause, Rows, HighWaterMark
 def _look(mark: HighWaterMark) -> Generator[Question, Rows, None]:
     # Without the sequence, which the role may not be allowed to ask: a number written by hand does not matter here.
     parameters = {"settled": mark.settled, "run_limit": RUN_LIMIT, "sequence": None}
-    ((run_end, largest, _),) = yield Question(sql.SIGHTING, parameters)
+    ((run_end, largest, _),) = yield Question(sql.highwater.SIGHTING, parameters)
     if mark.see(Sighting(run_end, largest)):
-        mark.account(frozenset(row[0] for row in (yield Question(sql.LOCKERS))))
+        mark.account(frozenset(row[0] for row in (yield Question(sql.highwater.LOCKERS))))

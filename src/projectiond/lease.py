@@ -74,14 +74,14 @@ class Leases:
         self._peers_key = peers_key(projections)
         self._held: set[str] = set()
         # Asked, for what the driver knows as this number may be a pooler's.
-        (self._session,) = fetch_row(db, sql.SESSION)
+        (self._session,) = fetch_row(db, sql.session.SESSION)
         # All live workers' sessions at the last survey, and whether any had gone since the one before.
         self._workers: frozenset[int] = frozenset()
         self.has_lost_worker = False
         # The keys that somebody held at the last survey; only the others are worth a try.
         self._taken: frozenset[int] = frozenset()
-        for key in (sql.WORKERS_KEY, self._peers_key):
-            db.execute(sql.REGISTER_WORKER, {"key": key})
+        for key in (sql.keys.WORKERS_KEY, self._peers_key):
+            db.execute(sql.leases.REGISTER_WORKER, {"key": key})
         self.announce()
 
     def __repr__(self) -> str:
@@ -94,9 +94,9 @@ class Leases:
 
     def share(self) -> int:
         """Survey all leases; give the number of them that this worker may hold."""
-        locks = self._db.execute(sql.READ_LEASES).fetchall()
+        locks = self._db.execute(sql.leases.READ_LEASES).fetchall()
         peers = {pid for key, is_exclusive, pid in locks if key == self._peers_key and not is_exclusive}
-        workers = frozenset(pid for key, is_exclusive, pid in locks if key == sql.WORKERS_KEY and not is_exclusive)
+        workers = frozenset(pid for key, is_exclusive, pid in locks if key == sql.keys.WORKERS_KEY and not is_exclusive)
         self.has_lost_worker, self._workers = not self._workers <= workers, workers
         leased = [(key, pid) for key, is_exclusive, pid in locks if is_exclusive and key in self._keys]
         self._taken = frozenset(key for key, _ in leased)
@@ -114,7 +114,7 @@ class Leases:
             if len(self._held) >= share:
                 break
             key = lease_key(projection)
-            if key not in self._taken and fetch_row(self._db, sql.TRY_LEASE, {"key": key})[0]:
+            if key not in self._taken and fetch_row(self._db, sql.leases.TRY_LEASE, {"key": key})[0]:
                 self._held.add(projection)
                 taken.append(projection)
         return taken
@@ -122,13 +122,13 @@ class Leases:
     def release(self, projection: str) -> None:
         """Give one back; its runner must have stopped."""
         self._held.discard(projection)
-        fetch_row(self._db, sql.RELEASE_LEASE, {"key": lease_key(projection)})
+        fetch_row(self._db, sql.leases.RELEASE_LEASE, {"key": lease_key(projection)})
 
     def announce(self) -> None:
         """Tell the other workers that the leases are worth a look."""
-        self._db.execute(sql.ANNOUNCE_LEASES, {"channel": sql.LEASES_CHANNEL})
+        self._db.execute(sql.leases.ANNOUNCE_LEASES, {"channel": sql.keys.LEASES_CHANNEL})
 
     def retire(self) -> None:
         """Count as a worker no longer, so that the others may take what this one is about to give back."""
-        for key in (sql.WORKERS_KEY, self._peers_key):
-            fetch_row(self._db, sql.DEREGISTER_WORKER, {"key": key})
+        for key in (sql.keys.WORKERS_KEY, self._peers_key):
+            fetch_row(self._db, sql.leases.DEREGISTER_WORKER, {"key": key})

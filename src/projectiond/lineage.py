@@ -28,7 +28,9 @@ def refuse_other_history(db: Connection, checkpoint: Checkpoint, definition: Def
         ConfigurationError: It is another one, and the one that was applied is gone.
     """
     types = None if definition.event_types is None else list(definition.event_types)
-    found = db.execute(sql.OTHER_EVENT_AT_CHECKPOINT, {"name": checkpoint.name, "event_types": types}).fetchone()
+    found = db.execute(
+        sql.checkpoint.OTHER_EVENT_AT_CHECKPOINT, {"name": checkpoint.name, "event_types": types}
+    ).fetchone()
     if found is None:
         return
     position, event_type, event_id, last_event_id = found

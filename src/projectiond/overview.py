@@ -119,8 +119,10 @@ def read_overview(db: Connection, deployed: Collection[str] | None, *, settled: 
     Returns:
         The projections sorted by name: those with a row, and those that are deployed and have none yet.
     """
-    rows = {str(row[0]): row[1:] for row in db.execute(sql.OVERVIEW)}
-    head, live_workers, leased, holders = fetch_row(db, sql.OVERVIEW_OF_STORE, {"workers": sql.WORKERS_KEY})
+    rows = {str(row[0]): row[1:] for row in db.execute(sql.overview.OVERVIEW)}
+    head, live_workers, leased, holders = fetch_row(
+        db, sql.overview.OVERVIEW_OF_STORE, {"workers": sql.keys.WORKERS_KEY}
+    )
     holder_of = dict(zip(leased or (), holders or (), strict=True))
     workers = read_roster(db)
     worker_of = {worker.session_pid: worker for worker in workers}
@@ -160,12 +162,12 @@ def _with_times_as_text(value: Any) -> Any:  # noqa: ANN401 - whatever a shape i
 
 def read_head(db: Connection) -> int:
     """Give the largest visible sequence number, 0 in an empty store."""
-    return int(fetch_row(db, sql.STORE_HEAD)[0])
+    return int(fetch_row(db, sql.highwater.STORE_HEAD)[0])
 
 
 def count_live_workers(db: Connection) -> int:
     """Say how many worker processes are connected, of all daemons of this database."""
-    return int(fetch_row(db, sql.LIVE_WORKERS, {"key": sql.WORKERS_KEY})[0])
+    return int(fetch_row(db, sql.leases.LIVE_WORKERS, {"key": sql.keys.WORKERS_KEY})[0])
 
 
 def read_hold(db: Connection, *, after: int) -> Hold | None:

@@ -63,7 +63,7 @@ def read_plan(db: Connection, definitions: Iterable[Definition], *, is_weighed: 
         is_weighed: Whether to say also what a rebuild would take.
     """
     builds = read_builds(db)
-    begun = {str(name) for name, _, _ in db.execute(sql.READ_STATUSES)}
+    begun = {str(name) for name, _, _ in db.execute(sql.checkpoint.READ_STATUSES)}
     planned = []
     for definition in definitions:
         one = _compare(definition, builds.get(definition.name), is_begun=definition.name in begun)
@@ -97,7 +97,7 @@ def _weigh(db: Connection, definition: Definition, build: Build) -> Rebuild:
     events, is_estimate = _count_events(db, definition)
     rate = build.events_per_second
     names = [psycopg.sql.Identifier(*table.split(".")).as_string(db) for table in definition.tables]
-    (size,) = fetch_row(db, sql.SIZE_OF_TABLES, {"tables": names})
+    (size,) = fetch_row(db, sql.builds.SIZE_OF_TABLES, {"tables": names})
     return Rebuild(
         changed=difference.parts,
         is_schema_same=difference.is_schema_same,
@@ -112,10 +112,10 @@ def _weigh(db: Connection, definition: Definition, build: Build) -> Rebuild:
 def _count_events(db: Connection, definition: Definition) -> tuple[int, bool]:
     """Return how many events it reads, and whether that is an estimate."""
     types = None if definition.event_types is None else list(definition.event_types)
-    (plan,) = fetch_row(db, sql.ESTIMATE_EVENTS, {"event_types": types})
+    (plan,) = fetch_row(db, sql.builds.ESTIMATE_EVENTS, {"event_types": types})
     estimate = _rows(plan)
     if estimate <= MOST_COUNTED:
-        (count,) = fetch_row(db, sql.COUNT_EVENTS_TO_READ, {"event_types": types, "most": MOST_COUNTED + 1})
+        (count,) = fetch_row(db, sql.builds.COUNT_EVENTS_TO_READ, {"event_types": types, "most": MOST_COUNTED + 1})
         if count <= MOST_COUNTED:
             return count, False
     return max(estimate, MOST_COUNTED), True

@@ -76,5 +76,5 @@ def _connect(dsn: str) -> "psycopg.Connection[tuple[int]]":
 
 
 def _session_of(db: "psycopg.Connection[tuple[int]]") -> int:
-    row = db.execute(sql.SESSION).fetchone()
+    row = db.execute(sql.session.SESSION).fetchone()
     return int(row[0]) if row else 0

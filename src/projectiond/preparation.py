@@ -88,8 +88,8 @@ def apply_schema(db: Connection, definition: Definition) -> None:
     """
     if not definition.schema.strip():
         return
-    db.execute(sql.SET_LOCK_TIMEOUT, {"timeout": LOCK_TIMEOUT})
-    db.execute(sql.LOCK_SCHEMA, {"key": sql.SCHEMA_KEY})
+    db.execute(sql.session.SET_LOCK_TIMEOUT, {"timeout": LOCK_TIMEOUT})
+    db.execute(sql.schema.LOCK_SCHEMA, {"key": sql.keys.SCHEMA_KEY})
     try:
         with db.guarded():
             db.execute(definition.schema.encode())
@@ -114,13 +114,13 @@ def apply_schema_beside(db: Connection, definition: Definition) -> None:
     gone: Sequence[tuple[str, int]] = ()
     with db.transaction():
         apply_schema(db, definition)
-        gone = db.execute(sql.OBJECTS_DROPPED).fetchall()
+        gone = db.execute(sql.schema.OBJECTS_DROPPED).fetchall()
         if gone:
             raise psycopg.Rollback
     if not gone:
         return
     parameters = {"classes": [catalogue for catalogue, _ in gone], "oids": [oid for _, oid in gone]}
-    dropped = [str(row[0]) for row in db.execute(sql.OBJECT_IDENTITIES, parameters)]
+    dropped = [str(row[0]) for row in db.execute(sql.schema.OBJECT_IDENTITIES, parameters)]
     if dropped:
         raise ConfigurationError(
             f'the tables of "{definition.name}" cannot be made a second time: its `schema` drops {", ".join(dropped)}',
@@ -160,4 +160,4 @@ def _has_rows(db: Connection, table: str) -> bool:
 
 def _exists(db: Connection, table: str) -> bool:
     name = psycopg.sql.Identifier(*table.split(".")).as_string(db)
-    return bool(fetch_row(db, sql.TABLE_EXISTS, {"table": name})[0])
+    return bool(fetch_row(db, sql.schema.TABLE_EXISTS, {"table": name})[0])

@@ -138,7 +138,7 @@ class EventReader:
 
     def execute(self, db: Connection, after: int, upto: int, rows: int, most_bytes: int) -> "_Answer":
         """Send the query; outside of a pipeline its answer is there when this returns."""
-        statement = sql.READ_ALL_EVENTS if self._event_types is None else sql.READ_EVENTS
+        statement = sql.events.READ_ALL_EVENTS if self._event_types is None else sql.events.READ_EVENTS
         parameters = {
             "after": after,
             "upto": upto,
@@ -152,7 +152,7 @@ class EventReader:
     def unreadable(self, db: Connection, after: int, upto: int, error: psycopg.DataError) -> UnreadableEventError:
         """Name the first event of a range."""
         parameters = {"after": after, "upto": upto, "event_types": self._event_types}
-        sequence_number, event_type, event_id = fetch_row(db, sql.NAME_FIRST_EVENT, parameters)
+        sequence_number, event_type, event_id = fetch_row(db, sql.events.NAME_FIRST_EVENT, parameters)
         return UnreadableEventError(
             f"its row cannot be read: {error}",
             sequence_number=sequence_number,

@@ -55,7 +55,7 @@ class Redelivery:
             ConflictError: The row is not as this runner left it; the letter is tried when it has been read again.
         """
         self._is_asked.clear()
-        found = db.execute(sql.BEGIN_RETRY, {"name": checkpoint.name}).fetchone()
+        found = db.execute(sql.dead_letters.BEGIN_RETRY, {"name": checkpoint.name}).fetchone()
         if found is None:
             return None
         self._is_asked.set()
@@ -64,7 +64,7 @@ class Redelivery:
         try:
             return self._deliver(db, checkpoint, attempt)
         except ConflictError:
-            db.execute(sql.PUT_OFF_RETRY, attempt)
+            db.execute(sql.dead_letters.PUT_OFF_RETRY, attempt)
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this letter's, unless the database is away
             # If that is what it is, this raises too; the letter then says that it was begun and has not ended.
@@ -79,7 +79,7 @@ class Redelivery:
             )
 
         def conclude() -> None:
-            if db.execute(sql.END_RETRY, attempt).rowcount == 0:
+            if db.execute(sql.dead_letters.END_RETRY, attempt).rowcount == 0:
                 raise PoisonError(f"the letter of event {number} was discarded, or asked for again, meanwhile")
 
         after = self._applier.apply_alone(db, checkpoint, number, conclude)
@@ -88,7 +88,7 @@ class Redelivery:
 
     def _fail(self, db: Connection, attempt: dict[str, Any], error: Exception) -> None:
         handler, text = self._applier.at_work, describe(error)
-        db.execute(sql.FAIL_RETRY, {**attempt, "handler": handler, "error": text})
+        db.execute(sql.dead_letters.FAIL_RETRY, {**attempt, "handler": handler, "error": text})
         log.warning(
             logs.LETTER_FAILED,
             projection=attempt["name"],

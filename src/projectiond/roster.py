@@ -45,7 +45,7 @@ class LiveWorker:
 
 def enter_worker(db: Connection, number: int, version: str, projections: Collection[str]) -> None:
     """Write this worker's row, once it holds the workers' lock, and remove those of workers that are gone."""
-    db.execute(sql.FORGET_WORKERS, {"key": sql.WORKERS_KEY})
+    db.execute(sql.leases.FORGET_WORKERS, {"key": sql.keys.WORKERS_KEY})
     parameters = {
         "host": socket.gethostname(),
         "process_id": os.getpid(),
@@ -53,19 +53,19 @@ def enter_worker(db: Connection, number: int, version: str, projections: Collect
         "version": version,
         "projections": sorted(projections),
     }
-    db.execute(sql.ENTER_WORKER, parameters)
+    db.execute(sql.leases.ENTER_WORKER, parameters)
 
 
 def note_begun(db: Connection, projections: Sequence[str]) -> None:
     """Note that this worker runs these from now on."""
     if projections:
-        db.execute(sql.NOTE_BEGUN, {"projections": list(projections)})
+        db.execute(sql.leases.NOTE_BEGUN, {"projections": list(projections)})
 
 
 def note_ended(db: Connection, projections: Sequence[str]) -> None:
     """Note that this worker runs these no longer."""
     if projections:
-        db.execute(sql.NOTE_ENDED, {"projections": list(projections)})
+        db.execute(sql.leases.NOTE_ENDED, {"projections": list(projections)})
 
 
 def read_roster(db: Connection) -> Sequence[LiveWorker]:
@@ -73,7 +73,7 @@ def read_roster(db: Connection) -> Sequence[LiveWorker]:
     with suppress(psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
         return [
             LiveWorker(*[*row, {name: datetime.fromisoformat(since) for name, since in held.items()}])
-            for *row, held in db.execute(sql.READ_ROSTER, {"key": sql.WORKERS_KEY})
+            for *row, held in db.execute(sql.leases.READ_ROSTER, {"key": sql.keys.WORKERS_KEY})
         ]
     return ()
 

@@ -273,7 +273,7 @@ class Supervisor:
         # Short, for meanwhile nobody looks after the workers, or answers systemd's watchdog.
         with connect(dsn, role="supervisor", statement_timeout_seconds=2, connect_timeout_seconds=2) as db:
             kept = checkpoints.find(db, verdict.projection)
-            row = db.execute(sql.NAME_EVENT, {"sequence_number": verdict.sequence_number}).fetchone()
+            row = db.execute(sql.events.NAME_EVENT, {"sequence_number": verdict.sequence_number}).fetchone()
             if kept is None or row is None or kept.position >= verdict.sequence_number:
                 return
             error = (

@@ -120,8 +120,8 @@ def run_trial(db: Connection, definition: Definition, first: int, last: int, *, 
     with db.transaction(force_rollback=True):
         space = _make_space(db, definition)
         _Rehearsal(db, definition, trial).run()
-        db.execute(sql.RESTORE_SEARCH_PATH, {"search_path": db.search_path})
-        trial.written_elsewhere = [str(table) for (table,) in db.execute(sql.TABLES_WRITTEN, {"space": space})]
+        db.execute(sql.session.RESTORE_SEARCH_PATH, {"search_path": db.search_path})
+        trial.written_elsewhere = [str(table) for (table,) in db.execute(sql.trial.TABLES_WRITTEN, {"space": space})]
         trial.tables = [_look(db, space, table, most_samples) for table in definition.tables]
     return trial
 
@@ -138,7 +138,7 @@ def _make_space(db: Connection, definition: Definition) -> str:
     db.execute(psycopg.sql.SQL(statements.CREATE_SCHEMA).format(space=psycopg.sql.Identifier(space)))
     # For the whole of the transaction: what handlers and the daemon's own statements are looked up in.
     db.search_path = path_of(db, space)
-    db.execute(sql.RESTORE_SEARCH_PATH, {"search_path": db.search_path})
+    db.execute(sql.session.RESTORE_SEARCH_PATH, {"search_path": db.search_path})
     apply_schema_beside(db, definition)
     missing = missing_tables(db, definition)
     if missing:
@@ -184,7 +184,7 @@ class _Rehearsal:
         position, trial = self._trial.first - 1, self._trial
         size = RANGE_SIZE if self._is_by_range else BATCH_SIZE
         while position < trial.last and trial.failure is None:
-            self._db.execute(sql.RESTORE_SEARCH_PATH, {"search_path": self._db.search_path})
+            self._db.execute(sql.session.RESTORE_SEARCH_PATH, {"search_path": self._db.search_path})
             try:
                 batch = self._reader.ask(self._db, position, trial.last, size).batch()
             except UnreadableEventError as error:
@@ -214,7 +214,7 @@ class _Rehearsal:
                     self._kind.apply(self._db, batch)
                 statements = self._statements - before
                 # What is checked at the end of the daemon's transaction is checked here.
-                self._db.execute(sql.CHECK_CONSTRAINTS)
+                self._db.execute(sql.trial.CHECK_CONSTRAINTS)
         except Exception as error:
             if is_transient(error) or isinstance(error, ConfigurationError):
                 raise
@@ -308,7 +308,7 @@ def _look(db: Connection, space: str, table: str, most_samples: int) -> Rows:
     """Read a table of the trial."""
     name = psycopg.sql.Identifier(space, table.rpartition(".")[2])
     counted = db.execute(psycopg.sql.SQL("SELECT count(*) FROM {}").format(name)).fetchone()
-    key = [str(column) for (column,) in db.execute(sql.KEY_OF_TABLE, {"space": space, "table": table})]
+    key = [str(column) for (column,) in db.execute(sql.trial.KEY_OF_TABLE, {"space": space, "table": table})]
     order = psycopg.sql.SQL(", ").join(map(psycopg.sql.Identifier, key))
     statement = psycopg.sql.SQL("SELECT * FROM {}").format(name)
     if key:

@@ -161,9 +161,9 @@ def watch(
     if is_in_transaction:
         yield from _refuse_transaction(arrival.sequence_number)
     while True:
-        rows = yield Question(sql.READ_CHECKPOINT, {"name": name})
+        rows = yield Question(sql.checkpoint.READ_CHECKPOINT, {"name": name})
         if not rows and not is_known:
-            raise _unknown(name, [str(row[0]) for row in (yield Question(sql.READ_STATUSES))])
+            raise _unknown(name, [str(row[0]) for row in (yield Question(sql.checkpoint.READ_STATUSES))])
         now = Checkpoint(name, *rows[0]) if rows else None
         if now is not None:
             if not now.is_about_to_be_reset and (yield from arrival.judge(now.position)):
@@ -185,7 +185,7 @@ def watch(
 
 
 def _refuse_transaction(sequence_number: int) -> Generator[Question, Rows, None]:
-    ((isolation, has_written),) = yield Question(sql.OWN_TRANSACTION)
+    ((isolation, has_written),) = yield Question(sql.arrival.OWN_TRANSACTION)
     if isolation not in {"read committed", "read uncommitted"}:
         raise ProjectiondError(
             f"a transaction that is {isolation} sees nothing that is committed after its start, so waiting for "

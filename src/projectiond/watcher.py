@@ -221,7 +221,7 @@ class Watcher:
         db = connect(self._dsn, role="watcher", statement_timeout_seconds=60)
         try:
             check_server(db)
-            db.execute(sql.CONFIGURE_WATCHER)
+            db.execute(sql.highwater.CONFIGURE_WATCHER)
             self._mark.reopen(db)
         except BaseException:
             db.close()
@@ -300,9 +300,9 @@ class Watcher:
         """Take in what has been announced; say whether new events were."""
         has_rung = False
         for note in bell.heard():
-            if note.channel == sql.STATUS_CHANNEL:
+            if note.channel == sql.keys.STATUS_CHANNEL:
                 self._on_status(note.payload)
-            elif note.channel == sql.LEASES_CHANNEL:
+            elif note.channel == sql.keys.LEASES_CHANNEL:
                 self._on_leases()
             else:
                 has_rung = True

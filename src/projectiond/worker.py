@@ -278,13 +278,15 @@ class Worker:
             return
         # Before the rows are: what a runner commits meanwhile is no news.
         known = {name: runner.checkpoint for name, runner in self._runners.items()}
-        rows = {name: (status, position) for name, position, status in self._lease_db.execute(sql.READ_STATUSES)}
+        rows = {
+            name: (status, position) for name, position, status in self._lease_db.execute(sql.checkpoint.READ_STATUSES)
+        }
         for name, checkpoint in known.items():
             status, position = rows.get(name, ("", 0))
             # Going back to retired tables moves the position alone, and back.
             if checkpoint is not None and (checkpoint.status != status or checkpoint.position > position):
                 self._runners[name].recheck()
-        for (name,) in self._lease_db.execute(sql.READ_RETRIES):
+        for (name,) in self._lease_db.execute(sql.dead_letters.READ_RETRIES):
             if name in self._runners:
                 self._runners[name].retry_letters()
 

@@ -112,8 +112,8 @@ def shop(site: Site) -> Site:
     for number in (7, 8):
         add_letter(conn, "invoice_lines", number, {"customer": "Ann", "amount": 12345678901234567890})
     for name in NAMES:
-        conn.execute(sql.TRY_LEASE, {"key": lease_key(name)})
-    conn.execute(sql.REGISTER_WORKER, {"key": sql.WORKERS_KEY})
+        conn.execute(sql.leases.TRY_LEASE, {"key": lease_key(name)})
+    conn.execute(sql.leases.REGISTER_WORKER, {"key": sql.keys.WORKERS_KEY})
     site.server.show(crew_at_work(*NAMES, mark=head))
     return site
 

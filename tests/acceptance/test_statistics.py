@@ -132,7 +132,7 @@ def test_a_count_that_takes_too_long_ends_with_what_to_do(
 ) -> None:
     append(db, "Counted")
     monkeypatch.setenv("PROJECTIOND_STATEMENT_TIMEOUT_SECONDS", "0.2")
-    monkeypatch.setattr(sql, "MOST_ACTIVE_AGGREGATES", "SELECT pg_sleep(60)")
+    monkeypatch.setattr(sql.overview, "MOST_ACTIVE_AGGREGATES", "SELECT pg_sleep(60)")
     shown = stats("--days", "30")
     assert (shown.code, shown.out) == (1, "")
     assert shown.err == (
@@ -172,7 +172,9 @@ def test_the_queries_of_the_manual_give_what_the_command_gives(stats: Command, d
     assert [aggregate["events"] for aggregate in shown["most_active_aggregates"]] == [3, 1]
 
 
-@pytest.mark.parametrize("query", [sql.EVENTS_PER_DAY, sql.MOST_ACTIVE_AGGREGATES], ids=["days", "aggregates"])
+@pytest.mark.parametrize(
+    "query", [sql.overview.EVENTS_PER_DAY, sql.overview.MOST_ACTIVE_AGGREGATES], ids=["days", "aggregates"]
+)
 def test_a_few_days_of_a_large_store_are_found_by_the_index_on_created_at(query: str, db: Connection) -> None:
     db.execute(
         """

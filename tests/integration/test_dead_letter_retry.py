@@ -209,7 +209,7 @@ def test_the_letters_to_be_tried_are_found_by_their_index(database: Database) ->
         " event_data, '', '', 1, now() FROM event_store, generate_series(1, 5000) AS n"
     )
     conn.execute("ANALYZE projection_dead_letters")
-    for statement in (sql.READ_RETRIES, sql.BEGIN_RETRY):
+    for statement in (sql.dead_letters.READ_RETRIES, sql.dead_letters.BEGIN_RETRY):
         plan = "\n".join(row[0] for row in conn.execute("EXPLAIN " + statement, {"name": "p1"}))
         assert "idx_dead_letters_to_retry" in plan
         assert "Seq Scan" not in plan

@@ -50,12 +50,12 @@ def writer(database: Database) -> Connection:
 @pytest.fixture
 def listener(database: Database) -> Connection:
     conn = database.connect()
-    conn.execute(f"LISTEN {sql.DOORBELL_CHANNEL}")
+    conn.execute(f"LISTEN {sql.keys.DOORBELL_CHANNEL}")
     return conn
 
 
 def rings(listener: Connection) -> int:
-    return len(heard(listener, sql.DOORBELL_CHANNEL))
+    return len(heard(listener, sql.keys.DOORBELL_CHANNEL))
 
 
 def hears(bell: Doorbell) -> list[str]:
@@ -79,7 +79,7 @@ def test_an_append_rings_while_the_bell_is_armed(bell: Doorbell, writer: Connect
     assert bell.arm() is Arming.ARMED
     assert repr(bell) == "<Doorbell armed>"
     append(writer, "OrderPlaced")
-    assert hears(bell) == [sql.DOORBELL_CHANNEL]
+    assert hears(bell) == [sql.keys.DOORBELL_CHANNEL]
 
 
 def test_a_transaction_that_began_before_and_appends_after_the_arming_rings(bell: Doorbell, database: Database) -> None:
@@ -88,7 +88,7 @@ def test_a_transaction_that_began_before_and_appends_after_the_arming_rings(bell
     assert bell.arm() is Arming.ARMED
     append(writer, "OrderPlaced")
     writer.commit()
-    assert hears(bell) == [sql.DOORBELL_CHANNEL]
+    assert hears(bell) == [sql.keys.DOORBELL_CHANNEL]
 
 
 def test_the_bell_cannot_be_armed_while_a_silent_writer_is_in_flight(bell: Doorbell, database: Database) -> None:
@@ -117,8 +117,8 @@ def test_a_bell_that_another_session_has_armed_is_armed_elsewhere(
     assert bell.arm() is Arming.ELSEWHERE
     assert not bell.is_armed
     append(writer, "OrderPlaced")
-    assert hears(bell) == [sql.DOORBELL_CHANNEL]
-    assert hears(other_bell) == [sql.DOORBELL_CHANNEL]
+    assert hears(bell) == [sql.keys.DOORBELL_CHANNEL]
+    assert hears(other_bell) == [sql.keys.DOORBELL_CHANNEL]
 
 
 def test_a_bell_of_another_database_is_none_of_ours(
@@ -136,7 +136,7 @@ def test_a_bell_of_another_database_is_none_of_ours(
 def test_disarming_rings_for_the_others_and_not_for_oneself(bell: Doorbell, other_bell: Doorbell) -> None:
     bell.arm()
     bell.disarm()
-    assert hears(other_bell) == [sql.DOORBELL_CHANNEL]
+    assert hears(other_bell) == [sql.keys.DOORBELL_CHANNEL]
     assert list(bell.heard()) == []
     assert other_bell.arm() is Arming.ARMED
 
@@ -164,7 +164,7 @@ def test_a_ring_that_arrived_during_another_query_is_heard(
     append(writer, "OrderPlaced")
     for _ in range(3):
         db.execute("SELECT pg_sleep(0.01)")
-    assert [note.channel for note in bell.heard()] == [sql.DOORBELL_CHANNEL]
+    assert [note.channel for note in bell.heard()] == [sql.keys.DOORBELL_CHANNEL]
 
 
 def test_a_holder_that_crashes_leaves_the_bell_to_the_others(
@@ -178,9 +178,9 @@ def test_a_holder_that_crashes_leaves_the_bell_to_the_others(
 
 def test_a_change_of_status_is_heard(bell: Doorbell, writer: Connection) -> None:
     writer.execute("INSERT INTO projection_checkpoints (projection_name) VALUES ('orders')")
-    assert hears(bell) == [sql.STATUS_CHANNEL]
+    assert hears(bell) == [sql.keys.STATUS_CHANNEL]
     writer.execute("UPDATE projection_checkpoints SET status = 'paused'")
-    assert hears(bell) == [sql.STATUS_CHANNEL]
+    assert hears(bell) == [sql.keys.STATUS_CHANNEL]
     writer.execute("UPDATE projection_checkpoints SET status = 'paused', last_sequence_number = 7")
     append(writer, "OrderPlaced")
     assert list(bell.heard()) == []

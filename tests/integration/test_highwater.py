@@ -449,7 +449,7 @@ class ProvesAndReadsInOneStatement:
         ), pause AS MATERIALIZED (SELECT pg_sleep(0.005) FROM seen)
         SELECT
             (SELECT numbers FROM seen),
-            (SELECT array_agg(v) FROM ({sql.LOCKERS}) AS lockers (v) WHERE (SELECT count(*) FROM pause) = 1)
+            (SELECT array_agg(v) FROM ({sql.highwater.LOCKERS}) AS lockers (v) WHERE (SELECT count(*) FROM pause) = 1)
     """
 
     def __init__(self) -> None:

@@ -215,13 +215,13 @@ class TestWaiters:
         enroll(database, "orders", 0)
 
         def asked_for_themselves() -> int:
-            return statements.count(statement_texts.ARRIVAL_FACTS)
+            return statements.count(statement_texts.arrival.ARRIVAL_FACTS)
 
         async def story() -> tuple[list[Outcome], int]:
             waits = [asyncio.create_task(waiters.wait("orders", number, 10)) for _ in range(100)]
             await asyncio.to_thread(eventually, lambda: asked_for_themselves() >= 100, 10, "not all have asked")
             # What they ask for again and again they ask for together.
-            assert statements.count(statement_texts.READ_CHECKPOINT) < 50
+            assert statements.count(statement_texts.checkpoint.READ_CHECKPOINT) < 50
             held = connections(database, "http-wait")
             conn.execute("UPDATE projection_checkpoints SET last_sequence_number = %s", (number,))
             return await asyncio.gather(*waits), held

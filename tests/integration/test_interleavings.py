@@ -260,7 +260,7 @@ def test_a_mark_that_is_not_proven_is_found_out_by_such_schedules(
     clean: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same steps with a mark that trusts what it sees."""
-    monkeypatch.setattr(sql, "LOCKERS", "SELECT '' WHERE false")
+    monkeypatch.setattr(sql.highwater, "LOCKERS", "SELECT '' WHERE false")
     schedule: list[Step] = [("append", 0), ("append", 1), ("commit", 1), ("look and apply", 0), ("commit", 0)]
     with pytest.raises(AssertionError):
         act_out(clean, schedule)

@@ -152,7 +152,9 @@ def test_a_worker_that_dies_with_the_bell_armed_silences_it_only_until_the_next_
 ) -> None:
     conn = database.connect()
     dead = database.connect()
-    dead.execute("SELECT pg_advisory_lock_shared(%s), pg_advisory_lock(%s)", (sql.WORKERS_KEY, sql.DOORBELL_KEY))
+    dead.execute(
+        "SELECT pg_advisory_lock_shared(%s), pg_advisory_lock(%s)", (sql.keys.WORKERS_KEY, sql.keys.DOORBELL_KEY)
+    )
     with Daemon(database, journal()) as daemon:
         daemon.wait_until_at("journal", append(conn, "OrderPlaced"))
         leases = daemon.worker._leases
@@ -164,7 +166,11 @@ def test_a_worker_that_dies_with_the_bell_armed_silences_it_only_until_the_next_
         """
         eventually(lambda: conn.execute(asleep).fetchone() is not None)
         dead.close()
-        eventually(lambda: database.connect().execute(sql.LIVE_WORKERS, {"key": sql.WORKERS_KEY}).fetchone() == (1,))
+        eventually(
+            lambda: (
+                database.connect().execute(sql.leases.LIVE_WORKERS, {"key": sql.keys.WORKERS_KEY}).fetchone() == (1,)
+            )
+        )
         daemon.wait_until_at("journal", append(conn, "OrderPlaced"))
 
 

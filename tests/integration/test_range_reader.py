@@ -143,7 +143,7 @@ def test_each_mention_of_the_relation_is_planned_by_itself(seeded: Conn, event_t
 @pytest.mark.parametrize("after", [0, 15_000, 29_999])
 @pytest.mark.parametrize("event_types", [None, ["Rare"], ["Frequent"], ["Rare", "Never"], ["Never"]])
 def test_counting_reads_an_index_and_hardly_an_event(seeded: Conn, after: int, event_types: list[str] | None) -> None:
-    statement = sql.COUNT_ALL_EVENTS if event_types is None else sql.COUNT_EVENTS
+    statement = sql.relation.COUNT_ALL_EVENTS if event_types is None else sql.relation.COUNT_EVENTS
     parameters = {"after": after, "upto": 30_000, "event_types": event_types}
     row = seeded.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + statement, parameters, prepare=False).fetchone()
     assert row is not None

@@ -232,7 +232,11 @@ def rows_touched(plan: list[dict[str, Any]]) -> float:
 def test_the_sighting_reads_a_bounded_piece_of_an_index(seeded: Connection) -> None:
     for settled in (0, 29_000, 30_000):
         plan = explained(
-            seeded, sql.SIGHTING, settled=settled, run_limit=RUN_LIMIT, sequence="event_store_sequence_number_seq"
+            seeded,
+            sql.highwater.SIGHTING,
+            settled=settled,
+            run_limit=RUN_LIMIT,
+            sequence="event_store_sequence_number_seq",
         )
         assert not [node for node in plan if node["Node Type"] == "Seq Scan"]
         assert rows_touched(plan) <= RUN_LIMIT + 10
@@ -241,12 +245,12 @@ def test_the_sighting_reads_a_bounded_piece_of_an_index(seeded: Connection) -> N
 @pytest.mark.parametrize("after", [0, 15_000, 29_990])
 @pytest.mark.parametrize("event_types", [["Frequent"], ["Rare"], ["Rare", "Never"], ["Frequent", "Rare"]])
 def test_reading_some_types_uses_an_index(seeded: Connection, after: int, event_types: list[str]) -> None:
-    plan = explained(seeded, sql.READ_EVENTS, after=after, upto=30_000, event_types=event_types, **BOUNDS)
+    plan = explained(seeded, sql.events.READ_EVENTS, after=after, upto=30_000, event_types=event_types, **BOUNDS)
     assert not [node for node in plan if node["Node Type"] == "Seq Scan"]
     assert rows_touched(plan) <= 2000
 
 
 def test_reading_all_types_uses_an_index(seeded: Connection) -> None:
-    plan = explained(seeded, sql.READ_ALL_EVENTS, after=15_000, upto=30_000, **BOUNDS)
+    plan = explained(seeded, sql.events.READ_ALL_EVENTS, after=15_000, upto=30_000, **BOUNDS)
     assert {node["Node Type"] for node in plan} == {"Subquery Scan", "WindowAgg", "Limit", "Index Scan"}
     assert rows_touched(plan) <= 51

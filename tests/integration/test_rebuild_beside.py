@@ -759,7 +759,7 @@ def test_in_place_is_asked_for_though_a_builder_has_said_why_it_cannot_begin(dat
     with databases.connect(database.dsn, role="test", statement_timeout_seconds=30) as db:
         note_failure(db, "journal", "it cannot begin")
         # As if that had been written between the two statements of the request.
-        db.execute(sql.ASK_IN_PLACE, {"name": "journal"})
+        db.execute(sql.steering.ASK_IN_PLACE, {"name": "journal"})
     assert Reporter(database).ask(b"SELECT mode, error_message FROM projection_rebuilds") == [("in place", None)]
 
 

@@ -51,7 +51,7 @@ def runner(database: Database) -> Iterator[databases.Connection]:
 @pytest.fixture
 def db(database: Database, runner: databases.Connection) -> Iterator[databases.Connection]:  # noqa: ARG001 -- order
     with databases.connect(database.dsn, role="watcher", statement_timeout_seconds=30) as db:
-        db.execute(sql.CONFIGURE_WATCHER)
+        db.execute(sql.highwater.CONFIGURE_WATCHER)
         yield db
 
 

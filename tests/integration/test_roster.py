@@ -74,7 +74,7 @@ def test_whoever_may_not_read_the_roster_still_sees_the_rest(database: Database)
     conn.execute("DROP TABLE projection_workers")
     assert not read(database).roster
     with databases.connect(database.dsn, role="leases", statement_timeout_seconds=30) as db:
-        db.execute(sql.REGISTER_WORKER, {"key": sql.WORKERS_KEY})
+        db.execute(sql.leases.REGISTER_WORKER, {"key": sql.keys.WORKERS_KEY})
         assert read(database).live_workers == 1
         with pytest.raises(psycopg.errors.UndefinedTable):
             enter_worker(db, 1, "1.0", [])

@@ -16,7 +16,7 @@ from projectiond import schema
 from projectiond.errors import ConfigurationError
 from projectiond.inspection import inspect_schema
 from projectiond.schema import apply_schema, schema_sql
-from projectiond.sql import DOORBELL_KEY
+from projectiond.sql.keys import DOORBELL_KEY
 from tests.support.events import append, append_many
 from tests.support.postgres import SCHEMA_FILE, Database, LocalServer, Server
 from tests.support.queries import Connection, become_new_role, heard, value

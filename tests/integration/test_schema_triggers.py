@@ -29,10 +29,10 @@ def test_appending_rings_only_while_somebody_sleeps(conn: Connection, database: 
     conn.execute("LISTEN projectiond_doorbell")
     append(conn, "OrderPlaced")
     assert heard(conn, "projectiond_doorbell") == []
-    sleeper.execute("SELECT pg_advisory_lock(%s)", (sql.DOORBELL_KEY,))
+    sleeper.execute("SELECT pg_advisory_lock(%s)", (sql.keys.DOORBELL_KEY,))
     append(conn, "OrderPlaced")
     assert heard(conn, "projectiond_doorbell") == [""]
-    sleeper.execute("SELECT pg_advisory_unlock(%s)", (sql.DOORBELL_KEY,))
+    sleeper.execute("SELECT pg_advisory_unlock(%s)", (sql.keys.DOORBELL_KEY,))
     append(conn, "OrderPlaced")
     assert heard(conn, "projectiond_doorbell") == []
 
@@ -42,13 +42,13 @@ def test_the_bell_cannot_be_armed_while_a_writer_is_in_flight_that_did_not_ring(
 ) -> None:
     writer = database.connect(autocommit=False)
     append(writer, "OrderPlaced")
-    assert value(conn, "SELECT pg_try_advisory_lock(%s)", sql.DOORBELL_KEY) is False
+    assert value(conn, "SELECT pg_try_advisory_lock(%s)", sql.keys.DOORBELL_KEY) is False
     writer.commit()
-    assert value(conn, "SELECT pg_try_advisory_lock(%s)", sql.DOORBELL_KEY) is True
+    assert value(conn, "SELECT pg_try_advisory_lock(%s)", sql.keys.DOORBELL_KEY) is True
 
 
 def test_the_triggers_work_with_any_search_path(conn: Connection, database: Database) -> None:
-    database.connect().execute("SELECT pg_advisory_lock(%s)", (sql.DOORBELL_KEY,))
+    database.connect().execute("SELECT pg_advisory_lock(%s)", (sql.keys.DOORBELL_KEY,))
     listener = database.connect()
     listener.execute("LISTEN projectiond_doorbell; LISTEN projectiond_status")
     conn.execute("SET search_path = ''")
@@ -62,7 +62,7 @@ def test_the_triggers_work_with_any_search_path(conn: Connection, database: Data
 
 
 def test_a_transaction_for_two_phase_commit_can_turn_the_bell_off(conn: Connection, database: Database) -> None:
-    database.connect().execute("SELECT pg_advisory_lock(%s)", (sql.DOORBELL_KEY,))
+    database.connect().execute("SELECT pg_advisory_lock(%s)", (sql.keys.DOORBELL_KEY,))
     conn.execute("BEGIN")
     append(conn, "OrderPlaced")
     with pytest.raises(psycopg.errors.FeatureNotSupported):
@@ -140,7 +140,7 @@ def test_a_rebuild_beside_the_live_tables_is_paused_with_them_and_goes_on_with_t
 def test_creating_a_checkpoint_that_exists_leaves_its_rebuild_alone(
     checkpoint: Connection,
 ) -> None:
-    checkpoint.execute(sql.CREATE_CHECKPOINT, {"name": "sales"})
+    checkpoint.execute(sql.checkpoint.CREATE_CHECKPOINT, {"name": "sales"})
     assert value(checkpoint, "SELECT count(*) FROM projection_rebuilds") == 2
 
 

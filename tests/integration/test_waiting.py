@@ -527,7 +527,7 @@ def time_out(database: Database, number: int) -> str:
 def worker(database: Database) -> Connection:
     """Hold the locks by which a worker with the projection is known."""
     session = database.connect()
-    session.execute("SELECT pg_advisory_lock_shared(%s)", (sql.WORKERS_KEY,))
+    session.execute("SELECT pg_advisory_lock_shared(%s)", (sql.keys.WORKERS_KEY,))
     session.execute("SELECT pg_advisory_lock(%s)", (lease_key("orders"),))
     return session
 
@@ -632,7 +632,7 @@ def test_the_servers_message_has_the_lag_too(conn: Connection, database: Databas
         'after 0.05 s "orders" is at 3 (running), 9 events behind 12; '
         'no daemon is running on this database: start one with "projectiond run"'
     )
-    assert str(sql.WORKERS_KEY) in SCHEMA_FILE.read_text(encoding="utf-8")
+    assert str(sql.keys.WORKERS_KEY) in SCHEMA_FILE.read_text(encoding="utf-8")
 
 
 def test_a_database_that_cannot_be_reached_is_named_without_its_password() -> None:

@@ -17,7 +17,7 @@ from projectiond import database as databases
 from projectiond import logs, watcher
 from projectiond.doorbell import Arming, Doorbell
 from projectiond.errors import DatabaseUnavailableError
-from projectiond.sql import DOORBELL_KEY
+from projectiond.sql.keys import DOORBELL_KEY
 from projectiond.watcher import Watcher
 from tests.support.daemon import NEVER_SECONDS, Daemon, Log, captured_log, journal
 from tests.support.events import append

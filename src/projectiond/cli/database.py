@@ -120,13 +120,13 @@ def _try_out(db: Connection, definition: Definition) -> list[str]:
 def _check_checkpoints(db: Connection) -> list[str]:
     end = read_store_end(db)
     faults = []
-    for name, position, _ in db.execute(sql.READ_STATUSES):
+    for name, position, _ in db.execute(sql.checkpoint.READ_STATUSES):
         if position > end:
             faults.append(
                 f'the checkpoint of "{name}" is {position}, beyond the end of the event store at {end}: the store was '
                 f'restored from a backup or truncated; run "projectiond rebuild {name}"'
             )
-    (largest,) = fetch_row(db, sql.STORE_HEAD)
+    (largest,) = fetch_row(db, sql.highwater.STORE_HEAD)
     tell(f"ok: the event store ends at {largest}")
     return faults
 
@@ -134,7 +134,7 @@ def _check_checkpoints(db: Connection) -> list[str]:
 def _sentence_of_privilege(db: Connection, error: psycopg.Error) -> str:
     """Say what is not allowed, and the GRANT that PostgreSQL 15 and later want from everybody but the owner."""
     said = printable(error.diag.message_primary or str(error))
-    schema, role, may_create = fetch_row(db, sql.MAY_CREATE)
+    schema, role, may_create = fetch_row(db, sql.schema.MAY_CREATE)
     if may_create or schema is None:
         return f"{said}; use a role that owns what is to be changed"
     return f"{said}; run GRANT CREATE ON SCHEMA {schema} TO {role}"
@@ -143,7 +143,7 @@ def _sentence_of_privilege(db: Connection, error: psycopg.Error) -> str:
 def _notes(db: Connection, target: Target, definitions: Sequence[Definition]) -> Iterator[str]:
     """Say what is no fault, and yet may not be meant."""
     deployed = {definition.name for definition in definitions}
-    rows = [f"{name} ({status} at {position})" for name, position, status in db.execute(sql.READ_STATUSES)]
+    rows = [f"{name} ({status} at {position})" for name, position, status in db.execute(sql.checkpoint.READ_STATUSES)]
     orphans = sorted(row for row in rows if row.rpartition(" (")[0] not in deployed)
     if orphans:
         yield (
@@ -153,7 +153,7 @@ def _notes(db: Connection, target: Target, definitions: Sequence[Definition]) ->
         )
     for definition in definitions:
         types = {"event_types": list(definition.event_types or ())}
-        unknown = ", ".join(f'"{name}"' for (name,) in db.execute(sql.UNKNOWN_EVENT_TYPES, types))
+        unknown = ", ".join(f'"{name}"' for (name,) in db.execute(sql.schema.UNKNOWN_EVENT_TYPES, types))
         if unknown:
             yield f"{definition.name} handles {unknown}, of which the store holds no event yet; is it spelt so?"
     yield from read_changes(db, definitions)

@@ -31,7 +31,7 @@ def find_names(db: Connection, settings: Settings, asked: Iterable[str]) -> Mapp
     """
     registry = load_plugins(settings)
     defined = {definition.name: definition for definition in registry.definitions}
-    rows = [str(name) for name, _, _ in db.execute(sql.READ_STATUSES)]
+    rows = [str(name) for name, _, _ in db.execute(sql.checkpoint.READ_STATUSES)]
     known = sorted({*defined, *rows})
     faults = [_unknown(name, known, has_faults=bool(registry.faults)) for name in asked if name not in known]
     if faults:

@@ -46,9 +46,9 @@ def events(
     parameters = {"last": last, "most": MOST_CHARACTERS if as_json else MOST_SHOWN}
     with target.connect("events") as db:
         if types is None:
-            rows = db.execute(sql.NEWEST_OF_ALL_EVENTS, parameters).fetchall()
+            rows = db.execute(sql.events.NEWEST_OF_ALL_EVENTS, parameters).fetchall()
         else:
-            rows = db.execute(sql.NEWEST_EVENTS, {**parameters, "event_types": list(types)}).fetchall()
+            rows = db.execute(sql.events.NEWEST_EVENTS, {**parameters, "event_types": list(types)}).fetchall()
     rows.reverse()
     if as_json:
         tell(json.dumps({"projection": name, "events": [_as_object(row) for row in rows]}, indent=2))

@@ -57,7 +57,7 @@ def catchup(context: typer.Context) -> None:
     with target.connect("catchup") as db:
         upto = read_head(db)
         # A rebuild that had stopped is tried again.
-        db.execute(sql.FORGET_REBUILD_ERRORS, {"names": names})
+        db.execute(sql.steering.FORGET_REBUILD_ERRORS, {"names": names})
     _send_log_to_stderr()
     pursuit = _Pursuit(target, names, upto)
     level: Literal["debug", "warning"] = "debug" if options.is_debug else "warning"

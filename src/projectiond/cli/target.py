@@ -72,7 +72,7 @@ class Target:
     def _refuse_empty(self, db: Connection) -> None:
         if hidden := hidden_schemas(db):
             raise ConfigurationError("\n".join(hidden))
-        if fetch_row(db, sql.IS_WITHOUT_SCHEMA)[0]:
+        if fetch_row(db, sql.schema.IS_WITHOUT_SCHEMA)[0]:
             raise ConfigurationError(
                 f"{self} has neither event_store nor projection_checkpoints in its search_path",
                 hint='run "projectiond init"',

@@ -73,7 +73,7 @@ def try_(
 
 
 def _range(db: Connection, first: int | None, last: int | None, newest: int | None) -> tuple[int, int]:
-    (head,) = fetch_row(db, sql.STORE_HEAD)
+    (head,) = fetch_row(db, sql.highwater.STORE_HEAD)
     if newest is not None and (first is not None or last is not None):
         raise typer.BadParameter("--last goes without --from and --to")
     end = min(last or head, head)

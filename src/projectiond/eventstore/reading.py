@@ -96,7 +96,7 @@ class Pages:
                 "most_stored": stored,
                 "most_bytes": most,
             }
-            return Statement(sql.READ_ALL_EVENTS, parameters, has_json=True)
+            return Statement(sql.events.READ_ALL_EVENTS, parameters, has_json=True)
 
         pages = cls(read, after_sequence, batch_size)
         pages.is_done = upto <= after_sequence
@@ -140,7 +140,7 @@ def settle(after_sequence: int, timeout_seconds: float | None) -> Plan[int]:
             "the server is a standby, where stream_all could miss events", hint="stream from the primary"
         )
     seen = {"settled": after_sequence, "run_limit": RUN_LIMIT, "sequence": sequence}
-    ((run_end, largest, last_drawn),) = yield Statement(sql.SIGHTING, seen)
+    ((run_end, largest, last_drawn),) = yield Statement(sql.highwater.SIGHTING, seen)
     # A number beyond the sequence was chosen by hand: those below it are yet to be drawn, so it is not passed.
     upto = largest if last_drawn is None else min(largest, last_drawn)
     mark = HighWaterMark(after_sequence)
@@ -150,12 +150,12 @@ def settle(after_sequence: int, timeout_seconds: float | None) -> Plan[int]:
     pause = FIRST_PAUSE_SECONDS
     while True:
         # A statement of its own: see highwater.
-        lockers = yield Statement(sql.LOCKERS, {})
+        lockers = yield Statement(sql.highwater.LOCKERS, {})
         mark.account(frozenset(row[0] for row in lockers))
         if mark.settled >= upto:
             return int(upto)
         if deadline is not None and time.monotonic() > deadline:
-            holders = yield Statement(sql.DESCRIBE_LOCKERS, {"lockers": sorted(mark.blockers)})
+            holders = yield Statement(sql.highwater.DESCRIBE_LOCKERS, {"lockers": sorted(mark.blockers)})
             named = ", ".join(str(Holder(*row)) for row in holders) or "a transaction that has just ended"
             raise WaitTimeoutError(
                 f"events after {mark.settled} are held back for {timeout_seconds:g} s by {named}",

@@ -51,8 +51,8 @@ class Details:
 
 def _read(db: Connection, name: str) -> dict[str, Any]:
     letters = dead_letters.read_letters(db, name, most=MOST_LETTERS + 1)
-    rebuilds = db.execute(sql.READ_REBUILD_HISTORY, {"name": name}).fetchall()
-    build = db.execute(sql.READ_BUILD_FACTS, {"name": name}).fetchone()
+    rebuilds = db.execute(sql.builds.READ_REBUILD_HISTORY, {"name": name}).fetchall()
+    build = db.execute(sql.builds.READ_BUILD_FACTS, {"name": name}).fetchone()
     return {
         "name": name,
         "letters": [_letter_shape(letter) for letter in letters[:MOST_LETTERS]],

@@ -168,7 +168,7 @@ class Waiters:
         """Take a waiter's steps up to its next pause."""
         step = next(waiter.steps)
         while isinstance(step, Question):
-            if step.statement == sql.READ_CHECKPOINT:
+            if step.statement == sql.checkpoint.READ_CHECKPOINT:
                 rows = self._read_row(step, rows_by_name)
                 waiter.position = int(rows[0][0]) if rows else None
             else:

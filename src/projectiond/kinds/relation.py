@@ -47,7 +47,7 @@ class InSql:
         self._author = author
         event_types = definition.event_types
         self._event_types = [] if event_types is None else [list(event_types)]
-        self._relation = sql.ALL_EVENTS if event_types is None else sql.EVENTS
+        self._relation = sql.relation.ALL_EVENTS if event_types is None else sql.relation.EVENTS
         self._queries = [statement.over(self._relation).encode(errors="replace") for statement in self._statements]
         self._is_session_changed = any(is_session_change(statement.text) for statement in self._statements)
         self._sent: list[RawCursor] = []
@@ -102,7 +102,7 @@ class InSql:
                 # What cannot take several events would work on each alone, one by one and for ever.
                 db.settle()
         except psycopg.errors.CardinalityViolation as error:
-            if batch.count == 1 or error.diag.source_file != sql.ROW_WRITTEN_TWICE:
+            if batch.count == 1 or error.diag.source_file != sql.relation.ROW_WRITTEN_TWICE:
                 raise
             raise ConfigurationError(
                 f"{self.at_work} ({self._definition.source}) cannot take several events: {error.diag.message_primary}",
@@ -114,7 +114,7 @@ class InSql:
         cursor.execute(query, [after, upto, *self._event_types], prepare=False)
 
     def _find_fault(self, db: Connection, statement: Statement) -> str:
-        explained = f"{sql.EXPLAIN}{statement.over(self._relation)}"
+        explained = f"{sql.relation.EXPLAIN}{statement.over(self._relation)}"
         try:
             with db.transaction():
                 self._execute(RawCursor(db), explained.encode(), 0, 0)
@@ -127,7 +127,7 @@ class InSql:
     def _quote(self, error: psycopg.Error, statement: Statement) -> str:
         """Give PostgreSQL's message, with the author's line that it points at."""
         said = error.diag
-        position = int(said.statement_position or 0) - 1 - len(sql.EXPLAIN)
+        position = int(said.statement_position or 0) - 1 - len(sql.relation.EXPLAIN)
         line = statement.line_at(position, self._relation) if position >= 0 else ""
         place = f', in "{line}"' if line and line != statement.first_line else ""
         more = "".join(f" ({word})" for word in (said.message_detail, said.message_hint) if word)
@@ -136,14 +136,14 @@ class InSql:
 
 def _is_reader(db: Connection, statement: Statement) -> bool:
     """Say whether a statement that can be planned reads the relation; its names are looked up, nothing is executed."""
-    probe = f"{sql.EXPLAIN}{statement.over(sql.UNREADABLE_EVENTS)}"
+    probe = f"{sql.relation.EXPLAIN}{statement.over(sql.relation.UNREADABLE_EVENTS)}"
     try:
         with db.transaction():
             db.execute(probe.encode())
     except psycopg.Error as error:
         if is_transient(error):
             raise
-        return error.diag.source_function == sql.READ_OF_UNREADABLE
+        return error.diag.source_function == sql.relation.READ_OF_UNREADABLE
     return False
 
 
@@ -169,7 +169,7 @@ class RangeReader:
             wanted = self._event_types
             matching = [event for event in arrived if wanted is None or event.event_type in wanted]
             return _Known(Batch(after, upto, (), len(matching), matching[-1].event_id if matching else None))
-        statement = sql.COUNT_ALL_EVENTS if self._event_types is None else sql.COUNT_EVENTS
+        statement = sql.relation.COUNT_ALL_EVENTS if self._event_types is None else sql.relation.COUNT_EVENTS
         parameters = {"after": after, "upto": upto, "event_types": self._event_types}
         # Never prepared, as the statements over the range are not.
         return _AskedRange(db.execute(statement, parameters, prepare=False), after, upto)

@@ -166,7 +166,7 @@ def _read_table(db: Connection, tables: Sequence[str], complain: Complain) -> _T
         return None
     (name,) = tables
     quoted = Identifier(*name.split(".")).as_string(db)
-    found = db.execute(sql.ROW_TABLE, {"table": quoted}).fetchone()
+    found = db.execute(sql.rows.ROW_TABLE, {"table": quoted}).fetchone()
     if found is None:
         complain(f"table {name} does not exist; create it in `schema`, or by a migration")
         return None
@@ -176,7 +176,7 @@ def _read_table(db: Connection, tables: Sequence[str], complain: Complain) -> _T
         return None
     if is_deferrable:
         complain(f"the primary key of {name} is deferrable; take DEFERRABLE off")
-    columns = [_read_column(row) for row in db.execute(sql.ROW_COLUMNS, {"table": oid}).fetchall()]
+    columns = [_read_column(row) for row in db.execute(sql.rows.ROW_COLUMNS, {"table": oid}).fetchall()]
     return _Table(name, {column.name: column for column in columns}, key or [])
 
 

@@ -84,8 +84,8 @@ def delete_rows(table: Identifier, key: Sequence[Field]) -> Composed:
 def _found(table: Identifier, key: Sequence[Field], columns: Composable) -> Composed:
     """Look for the row of each key that is given.
 
-    OFFSET 0 (with ``sql.PREFER_INDEXES``) keeps it a look into the primary key's index for each.  The planner cannot
-    know how many keys there are, and what it plans while a table is small is used long after the table has grown.
+    OFFSET 0 (with ``sql.rows.PREFER_INDEXES``) keeps it a look into the primary key's index for each.  The planner
+    cannot know how many keys there are, and what it plans while a table is small is used long after it has grown.
     """
     matches = (SQL("stored.{} = {}").format(field.column, _value(place, field)) for place, field in enumerate(key))
     return SQL("(SELECT {} FROM {} AS stored WHERE {} OFFSET 0) AS found").format(

@@ -66,7 +66,7 @@ class RowTable:
         """Give what the table holds for these keys, as it came."""
         if not keys:
             return {}
-        db.execute(sql.PREFER_INDEXES)
+        db.execute(sql.rows.PREFER_INDEXES)
         cursor = RawCursor(db)
         # Binary: whatever the session's styles of dates and intervals are.
         cursor.execute(self._select, self._key_columns(keys), binary=True)

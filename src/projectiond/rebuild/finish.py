@@ -79,7 +79,7 @@ def finish(db: Connection, definition: Definition, space: Space, replay: Replay)
     name = {"name": definition.name}
     with db.transaction():
         db.execute(statements.LIFT_TIMEOUTS)
-        db.execute(sql.SET_LOCK_TIMEOUT, {"timeout": LOCK_TIMEOUT})
+        db.execute(sql.session.SET_LOCK_TIMEOUT, {"timeout": LOCK_TIMEOUT})
         pairs = pair_tables(db, definition.tables, space.schema)
         hold_writers(db, pairs)
         live = _lock(db, space)

@@ -34,7 +34,7 @@ LOOK_SECONDS: Final = 0.05
 def position_at(db: Connection, moment: datetime) -> int:
     """Give the sequence number up to which the history had been written at a time; 0 before the first event."""
     (first_after,) = fetch_row(db, statements.FIRST_AFTER, {"moment": moment})
-    return int(fetch_row(db, sql.STORE_HEAD)[0]) if first_after is None else int(first_after) - 1
+    return int(fetch_row(db, sql.highwater.STORE_HEAD)[0]) if first_after is None else int(first_after) - 1
 
 
 def _refuse_name(schema: str) -> None:
@@ -69,7 +69,7 @@ class Materialization(Aside):
             if upto > end:
                 raise ConfigurationError(f"the event store ends at {end}, before {upto}", hint="ask for less")
             # Of numbers that are drawn and not yet to be seen nobody can say that they were there.
-            upto = min(upto, int(fetch_row(db, sql.STORE_HEAD)[0]))
+            upto = min(upto, int(fetch_row(db, sql.highwater.STORE_HEAD)[0]))
             busy = ConfigurationError(f'another session is at work in the schema "{schema}"', hint="name another")
             with self._alone_in(db, schema, busy):
                 self._await(db, upto)

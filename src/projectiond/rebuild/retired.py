@@ -137,7 +137,7 @@ def roll_back(db: Connection, name: str) -> GoneBack:
             raise busy(tables) from error
         set_local(db, "lock_timeout", before)
         # Its runner sleeps at the head, and has a long way to go now.
-        db.execute("SELECT pg_notify(%s, %s)", [sql.STATUS_CHANNEL, name])
+        db.execute("SELECT pg_notify(%s, %s)", [sql.keys.STATUS_CHANNEL, name])
     return GoneBack(left, position, tuple(thing.name for thing in exchange.built if thing.is_table))
 
 

@@ -152,7 +152,7 @@ def _drop_orphan(db: Connection, space: Space) -> bool:
         return False
     try:
         with db.transaction():
-            db.execute(sql.SET_LOCK_TIMEOUT, {"timeout": "2s"})
+            db.execute(sql.session.SET_LOCK_TIMEOUT, {"timeout": "2s"})
             if fetch_row(db, statements.IS_MARKED, {**name, "id": space.rebuild_id})[0]:
                 return False
             drop(db, space.schema)
@@ -175,10 +175,10 @@ def _make(db: Connection, definition: Definition, space: Space) -> None:
     db.execute(_in(space.schema, statements.NOTE_SPACE), known)
     arguments = SQL("") if space.rebuild_id is None else Literal(str(space.rebuild_id))
     db.execute(SQL(statements.LINK).format(space=Identifier(space.schema), arguments=arguments))
-    db.execute(sql.RESTORE_SEARCH_PATH, {"search_path": path_of(db, space.schema)})
+    db.execute(sql.session.RESTORE_SEARCH_PATH, {"search_path": path_of(db, space.schema)})
     apply_schema_beside(db, definition)
     _refuse_strays(db, definition, space.schema)
-    db.execute(sql.RESTORE_SEARCH_PATH, {"search_path": db.search_path})
+    db.execute(sql.session.RESTORE_SEARCH_PATH, {"search_path": db.search_path})
 
 
 def path_of(db: Connection, schema: str) -> str:

@@ -176,9 +176,9 @@ class Verification(Aside):
         while True:
             try:
                 with db.transaction():
-                    db.execute(sql.SET_LOCK_TIMEOUT, {"timeout": LOCK_TIMEOUT})
+                    db.execute(sql.session.SET_LOCK_TIMEOUT, {"timeout": LOCK_TIMEOUT})
                     before()
-                    db.execute(sql.LOCK_CHECKPOINT, name)
+                    db.execute(sql.steering.LOCK_CHECKPOINT, name)
                     live = self._live(db).position
                     if live < replay.position:
                         raise ConflictError(f'the checkpoint of "{self._definition.name}" has gone back meanwhile')

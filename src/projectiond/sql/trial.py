@@ -1,0 +1,30 @@
+"""Statements of a trial: what a transaction has written, before it is rolled back."""
+
+from typing import LiteralString
+
+# Parameters: space.  Rows: one (table) for each table outside of that schema that this transaction has written to so
+# far, whether or not any of it is still there.
+TABLES_WRITTEN: LiteralString = """
+SELECT format('%%I.%%I', schemaname, relname)
+FROM pg_stat_xact_user_tables
+WHERE schemaname <> %(space)s
+    AND schemaname <> 'pg_temp'
+    AND n_tup_ins + n_tup_upd + n_tup_del > 0
+ORDER BY 1
+"""
+
+# Parameters: space, table.  Rows: one (column) for each column of its primary key, in the key's order.
+KEY_OF_TABLE: LiteralString = """
+SELECT attname
+FROM pg_index
+JOIN pg_class AS holder ON holder.oid = indrelid
+CROSS JOIN unnest(indkey) WITH ORDINALITY AS part (number, place)
+JOIN pg_attribute ON attrelid = indrelid AND attnum = part.number
+WHERE holder.relnamespace = to_regnamespace(%(space)s)
+    AND holder.relname = %(table)s
+    AND indisprimary
+ORDER BY part.place
+"""
+
+# What would be checked at the end of the transaction is checked now.
+CHECK_CONSTRAINTS: LiteralString = "SET CONSTRAINTS ALL IMMEDIATE"
