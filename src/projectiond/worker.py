@@ -43,6 +43,7 @@ from projectiond.registry import load_projections
 from projectiond.roster import enter_worker, note_begun, note_ended
 from projectiond.runner import Runner
 from projectiond.settings import Settings
+from projectiond.surroundings import Surroundings
 from projectiond.watcher import Watcher
 from projectiond.wire import Briefing, Care
 
@@ -234,15 +235,17 @@ class Worker:
             definition,
             limits,
             self._pool,
-            self._watcher.settled,
             self._slots[name],
-            recent=self._watcher.recent.read,
-            turns=self._turns,
-            on_arrival=self._watcher.nudge,
-            tidy_up=lambda db: drop_orphan_of(db, name),
-            meet_tables=partial(meet_tables, definition=definition, limits=limits),
-            careful_upto=self._careful_upto.get(name, 0),
+            Surroundings(
+                settled=self._watcher.settled,
+                recent=self._watcher.recent.read,
+                turns=self._turns,
+                on_arrival=self._watcher.nudge,
+                tidy_up=lambda db: drop_orphan_of(db, name),
+                meet_tables=partial(meet_tables, definition=definition, limits=limits),
+            ),
         )
+        self._runners[name].take_care(self._careful_upto.get(name, 0))
         self._runners[name].start()
 
     def _lose_leases(self, error: Exception) -> None:

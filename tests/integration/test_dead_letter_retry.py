@@ -10,7 +10,7 @@ from projectiond import dead_letters, logs, sql
 from projectiond.database import Connection, connect
 from projectiond.event import Event
 from projectiond.projection import BaseProjection
-from projectiond.runner import Outcome
+from projectiond.stepper import Outcome
 from tests.support.daemon import Daemon, Stage, journal
 from tests.support.events import append, append_many
 from tests.support.journals import KINDS, journal_of

@@ -11,7 +11,7 @@ from projectiond.database import Connection
 from projectiond.errors import ConfigurationError
 from projectiond.event import Event
 from projectiond.projection import BatchProjection, Projection, handles
-from projectiond.runner import Outcome
+from projectiond.stepper import Outcome
 from tests.support.daemon import Daemon, Stage
 from tests.support.events import append, append_many
 from tests.support.journals import KINDS, Effect, Journal, journal_of

@@ -46,7 +46,7 @@ def share_a_thread(daemon: Daemon, conn: psycopg.Connection[Any]) -> None:
 
     def is_lent() -> bool:
         apply_one(daemon, conn)
-        return not any(runner._probation for runner in daemon.worker._runners.values())
+        return all(runner._probation.is_over for runner in daemon.worker._runners.values())
 
     eventually(is_lent)
 
@@ -90,7 +90,7 @@ def test_a_handler_that_hangs_in_the_lane_holds_up_its_own_projection_alone(data
         finally:
             is_over.set()
         daemon.wait_until_at(NAMES[0], number)
-        assert daemon.worker._runners[NAMES[0]]._probation
+        assert not daemon.worker._runners[NAMES[0]]._probation.is_over
         for name in NAMES:
             assert daemon.applied(name) == daemon.stored()
 
@@ -127,7 +127,7 @@ def test_a_handler_that_belongs_to_one_thread_goes_back_to_its_own(database: Dat
         assert places.count(True) == 1
         assert daemon.applied(NAMES[0]) == daemon.stored()
         runner = daemon.worker._runners[NAMES[0]]
-        assert runner._is_pipelined
+        assert runner._stepper.pipelining.is_on
         assert not runner._may_be_lent()
 
 

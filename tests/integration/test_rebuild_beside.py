@@ -26,8 +26,8 @@ from projectiond.rebuild.marker import note_failure
 from projectiond.rebuild.replay import Replay
 from projectiond.recorder import nowhere
 from projectiond.registry import define
-from projectiond.runner import Outcome
 from projectiond.settings import Settings
+from projectiond.stepper import Outcome
 from tests.support.builders import Gate, build, building, gated
 from tests.support.daemon import Daemon, Reporter, Stage, captured_log, journal
 from tests.support.events import append, append_many

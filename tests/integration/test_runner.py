@@ -13,7 +13,7 @@ from projectiond.database import Connection
 from projectiond.event import Event
 from projectiond.projection import Projection, handles
 from projectiond.reader import Asked
-from projectiond.runner import Outcome
+from projectiond.stepper import Outcome
 from tests.support.daemon import Daemon, Stage, journal
 from tests.support.events import append, append_many
 from tests.support.postgres import Database, LocalServer
@@ -86,13 +86,13 @@ def test_what_was_read_ahead_is_not_read_again(database: Database) -> None:
         database, journal(), mark=60, batch_size=10, checkpoint_every=10, catchup_transaction_seconds=10
     ) as stage:
         asked = []
-        ask = stage.runner._applier._reader.ask
+        ask = stage.runner._stepper._applier._reader.ask
 
         def noted(db: Connection, after: int, mark: int, limit: int | None) -> Asked:
             asked.append(after)
             return ask(db, after, mark, limit)
 
-        stage.runner._applier._reader.ask = noted  # type: ignore[method-assign]
+        stage.runner._stepper._applier._reader.ask = noted  # type: ignore[method-assign]
         while stage.runner.run_once() is Outcome.ADVANCED:
             pass
         assert stage.applied() == numbers
@@ -398,7 +398,7 @@ def test_a_connection_lost_in_the_commit_itself_is_no_second_application(
             return moved
 
         monkeypatch.setattr(checkpoints, "advance", advance_and_lose)
-        monkeypatch.setattr(stage.runner, "_is_pipelined", False)
+        monkeypatch.setattr(stage.runner._stepper.pipelining, "is_on", False)
         stage.runner.start()
         stage.wait_until_at("journal", 9)
         assert stage.applied() == numbers

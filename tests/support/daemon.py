@@ -34,6 +34,7 @@ from projectiond.recorder import Recorder, create_recorder_file
 from projectiond.registry import define
 from projectiond.runner import Runner
 from projectiond.settings import Settings
+from projectiond.surroundings import Surroundings
 from projectiond.worker import Worker
 from tests.support.postgres import Database
 from tests.support.waiting import eventually
@@ -260,9 +261,8 @@ class Stage(Reporter):
             self.definition,
             resolve_limits(self.definition, Settings(database_url=SecretStr(database.dsn), **settings)),
             self.pool,
-            lambda _: self.mark,
             recorder.slot(0, self.definition.name),
-            on_arrival=lambda: None,
+            Surroundings(settled=lambda _: self.mark),
         )
 
     def __enter__(self) -> Self:

@@ -29,7 +29,9 @@ from projectiond.errors import DatabaseUnavailableError, ReplayStoppedError
 from projectiond.limits import Limits
 from projectiond.rebuild import statements
 from projectiond.recorder import Slot
-from projectiond.runner import Outcome, Runner
+from projectiond.runner import Runner
+from projectiond.stepper import Outcome
+from projectiond.surroundings import Surroundings
 
 # One for the transaction, one for what is noted beside it.
 POOL_SIZE: Final = 2
@@ -79,9 +81,9 @@ class Replay:
             first_schema=schema,
             replay_id=str(rebuild_id or ""),
         )
-        self._runner = Runner(
-            definition, limits, self._pool, self._settled, slot, careful_upto=careful_upto, is_replay=True
-        )
+        surroundings = Surroundings(settled=self._settled, is_replay=True)
+        self._runner = Runner(definition, limits, self._pool, slot, surroundings)
+        self._runner.take_care(careful_upto)
         self._name = {"name": definition.name}
 
     def __repr__(self) -> str:

@@ -25,7 +25,9 @@ from projectiond.limits import Limits
 from projectiond.projection import BaseProjection
 from projectiond.recorder import nowhere
 from projectiond.registry import define
-from projectiond.runner import Outcome, Runner
+from projectiond.runner import Runner
+from projectiond.stepper import Outcome
+from projectiond.surroundings import Surroundings
 
 # What a class does not choose: few transactions, so that where they end is for the test to say.
 BATCH_SIZE: Final = 500
@@ -106,7 +108,7 @@ class Stage:
             catchup_transaction_seconds=LONGEST_TRANSACTION_SECONDS,
         )
         with _silence():
-            return Runner(definition, limits, self._pool, lambda _: self._mark, nowhere())
+            return Runner(definition, limits, self._pool, nowhere(), Surroundings(settled=lambda _: self._mark))
 
     def _lose(self) -> None:
         mark, self._mark = self._mark, self.position
