@@ -273,14 +273,6 @@ class TestMetrics:
         assert samples["projection_events_applied_total", "orders"] == 30
         assert samples["projection_runner_state", "orders", "elsewhere"] == 1
 
-    def test_many_scrapes_write_the_text_once(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-        first = site.ask("/metrics").text
-        monkeypatch.setattr("projectiond.http.metrics.expose", lambda _: b"anew")
-        assert site.ask("/metrics").text == first
-        site.routes._metrics_at -= 2
-        assert site.ask("/metrics").text == "anew"
-
-
 class TestProjections:
     def test_all_and_one_are_the_same(self) -> None:
         reading = reading_of(state_of(), state_of("sales", position=None, status=None))

@@ -7,7 +7,7 @@ workers that it tells of have ended.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from projectiond.counters import ProjectionNumbers, Wakeup
+from projectiond.counters import ProjectionNumbers, State, Wakeup
 from projectiond.recorder import Page
 
 
@@ -65,6 +65,16 @@ class Crew:
             if member.page is not None:
                 add_numbers(sums, member.page.projections())
         return sums
+
+    def runners(self) -> Mapping[str, int]:
+        """Give, by name, which worker runs it; those that none does are left out."""
+        return {
+            name: member.number
+            for member in reversed(self.members)
+            if member.page is not None
+            for name, numbers in member.page.projections().items()
+            if numbers.state is not State.ELSEWHERE
+        }
 
     def names(self) -> frozenset[str]:
         """Give the names of the projections that this daemon can run."""

@@ -21,17 +21,24 @@ SECURITY_HEADERS: Final[Mapping[str, str]] = {
     "Cache-Control": "no-store",
 }
 
+JSON_TYPE: Final = "application/json"
+
 _ENCODED: Final = [(name.lower().encode(), text.encode()) for name, text in SECURITY_HEADERS.items()]
 
 
-class Json(Response):
-    """A JSON answer in ASCII: control characters, direction marks and lone surrogates of events come escaped."""
+def as_json(content: Any) -> bytes:  # noqa: ANN401 - whatever JSON knows
+    """Write it in ASCII: control characters, direction marks and lone surrogates of events come escaped."""
+    return json.dumps(content, ensure_ascii=True, allow_nan=False, indent=2).encode() + b"\n"
 
-    media_type = "application/json"
+
+class Json(Response):
+    """A JSON answer."""
+
+    media_type = JSON_TYPE
 
     def render(self, content: Any) -> bytes:  # noqa: ANN401 - whatever JSON knows
         """Write it."""
-        return json.dumps(content, ensure_ascii=True, allow_nan=False, indent=2).encode() + b"\n"
+        return as_json(content)
 
 
 class SecurityHeaders:

@@ -66,6 +66,10 @@ class Reading:
         """Say how old the overview is."""
         return None if self.read_at is None else now - self.read_at
 
+    def version(self) -> tuple[float | None, str]:
+        """Give what is another one for another overview, and when the database answers no more, or again."""
+        return self.read_at, self.error
+
     def was_away(self, now: float) -> bool:
         """Whether the database is away, or was a moment ago."""
         return bool(self.error) or (self.failed_at is not None and now - self.failed_at < RECOVERY_SECONDS)

@@ -28,7 +28,8 @@ from projectiond.failure import describe
 from projectiond.http import metrics
 from projectiond.http.crew import Crew
 from projectiond.http.departure import answer_or_departure
-from projectiond.http.headers import Json, SecurityHeaders
+from projectiond.http.headers import JSON_TYPE, Json, SecurityHeaders, as_json
+from projectiond.http.kept import Kept
 from projectiond.http.readings import Reading, Readings
 from projectiond.http.shapes import projection_shape, projections_shape, shape_of_fault
 from projectiond.http.vigil import Vigil
@@ -37,8 +38,9 @@ from projectiond.waiting import DEFAULT_TIMEOUT_SECONDS
 
 API: Final = "/api/v1"
 
-# How long the text of the metrics is given again before it is written anew.
+# How long these are given again before they are written anew, while the reading is the same.
 METRICS_SECONDS: Final = 1.0
+PROJECTIONS_SECONDS: Final = 0.2
 
 LARGEST_NUMBER: Final = 2**63 - 1
 
@@ -70,8 +72,8 @@ class Routes:
         self._readings = readings
         self._waiters = waiters
         self._more = more
-        self._metrics = b""
-        self._metrics_at = -math.inf
+        self._metrics = Kept(METRICS_SECONDS, metrics.CONTENT_TYPE)
+        self._projections = Kept(PROJECTIONS_SECONDS, JSON_TYPE)
         self._repeats = logs.RateLimited(log)
 
     def application(self) -> ASGIApp:
@@ -123,23 +125,27 @@ class Routes:
         is_ready = all(check["ok"] for check in checks.values())
         return Json({"status": "ready" if is_ready else "not ready", "checks": checks}, 200 if is_ready else 503)
 
-    async def metrics(self, _: Request) -> Response:
+    async def metrics(self, request: Request) -> Response:
         """Give the metrics."""
         reading = await self._readings.get()
-        now = time.monotonic()
-        if now - self._metrics_at >= METRICS_SECONDS:
+
+        def write() -> bytes:
             crew = self._crew()
-            is_healthy = not self._vigil.faults(crew, now)
-            self._metrics = metrics.expose(metrics.Sources(crew, reading, is_healthy, len(self._waiters)))
-            self._metrics_at = now
-        return Response(self._metrics, headers={"Content-Type": metrics.CONTENT_TYPE})
+            is_healthy = not self._vigil.faults(crew, time.monotonic())
+            return metrics.expose(metrics.Sources(crew, reading, is_healthy, len(self._waiters)))
+
+        return self._metrics.answer(request, reading.version(), write)
 
     # --- the API
 
-    async def projections(self, _: Request) -> Response:
+    async def projections(self, request: Request) -> Response:
         """Say where everything stands."""
         reading = await self._readings.get()
-        return Json(projections_shape(self._crew(), reading, time.monotonic()))
+
+        def write() -> bytes:
+            return as_json(projections_shape(self._crew(), reading, time.monotonic()))
+
+        return self._projections.answer(request, reading.version(), write)
 
     async def projection(self, request: Request) -> Response:
         """Say where one projection stands."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from projectiond.counters import Count, ProjectionNumbers, State, Wakeup
+from projectiond.counters import Count, ProjectionNumbers, Wakeup
 from projectiond.http.crew import Crew, Member
 from projectiond.http.metrics import resident_bytes
 from projectiond.http.readings import Reading
@@ -13,7 +13,7 @@ from projectiond.overview import as_object
 
 def projections_shape(crew: Crew, reading: Reading, now: float) -> dict[str, Any]:
     """Give everything."""
-    sums = crew.projections()
+    sums, runners = crew.projections(), crew.runners()
     shape = {**_database_shape(reading, now), "head": None, "live_workers": None, "hold": None, "roster": []}
     projections: list[dict[str, Any]] = []
     if reading.overview is not None:
@@ -21,7 +21,7 @@ def projections_shape(crew: Crew, reading: Reading, now: float) -> dict[str, Any
         projections = overview.pop("projections")
         shape |= overview
     for projection in projections:
-        projection["here"] = _here(crew, sums, projection["name"])
+        projection["here"] = _here(sums, runners, projection["name"])
     return {
         **shape,
         "is_draining": crew.is_draining,
@@ -36,7 +36,7 @@ def projection_shape(crew: Crew, reading: Reading, now: float, name: str) -> dic
     found = next((state for state in states if state["name"] == name), None)
     if found is None:
         return None
-    return {**_database_shape(reading, now), **found, "here": _here(crew, crew.projections(), name)}
+    return {**_database_shape(reading, now), **found, "here": _here(crew.projections(), crew.runners(), name)}
 
 
 def shape_of_fault(fault: Fault) -> dict[str, Any]:
@@ -61,19 +61,13 @@ def _database_shape(reading: Reading, now: float) -> dict[str, Any]:
     }
 
 
-def _here(crew: Crew, sums: Mapping[str, ProjectionNumbers], name: str) -> dict[str, Any] | None:
+def _here(sums: Mapping[str, ProjectionNumbers], runners: Mapping[str, int], name: str) -> dict[str, Any] | None:
     """Give what this daemon's workers know of a projection; ``None``: they cannot run it."""
     if name not in sums:
         return None
     numbers = sums[name]
-    runners = [
-        member.number
-        for member in crew.members
-        if member.page is not None
-        and member.page.projections().get(name, ProjectionNumbers.none()).state is not State.ELSEWHERE
-    ]
     return {
-        "worker": runners[0] if runners else None,
+        "worker": runners.get(name),
         "state": numbers.state.name.lower(),
         **{count.name.lower(): numbers.count(count) for count in Count},
     }
