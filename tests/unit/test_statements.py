@@ -7,17 +7,17 @@ from projectiond.statements import is_ordinary
 
 
 @pytest.mark.parametrize(
-    "name",
+    "statement",
     [
-        "OPEN_TRANSACTION",
-        "OPEN_ASYNCHRONOUS_TRANSACTION",
-        "RESTORE_SEARCH_PATH",
-        "READ_ALL_EVENTS",
-        "READ_EVENTS",
-        "PREFER_INDEXES",
-        "ADVANCE_CHECKPOINT",
+        sql.checkpoint.OPEN_TRANSACTION,
+        sql.checkpoint.OPEN_ASYNCHRONOUS_TRANSACTION,
+        sql.session.RESTORE_SEARCH_PATH,
+        sql.events.READ_ALL_EVENTS,
+        sql.events.READ_EVENTS,
+        sql.rows.PREFER_INDEXES,
+        sql.checkpoint.ADVANCE_CHECKPOINT,
     ],
 )
-def test_what_the_daemon_sends_for_a_batch_is_ordinary(name: str) -> None:
+def test_what_the_daemon_sends_for_a_batch_is_ordinary(statement: str) -> None:
     """Else each batch waits for all answers, and begins with nothing prepared."""
-    assert is_ordinary(getattr(sql, name))
+    assert is_ordinary(statement)
