@@ -14,10 +14,19 @@ from typing import Any, Self
 import psycopg
 import pytest
 
-from projectiond import sql
-from projectiond.lease import lease_key
-from tests.support.dashboard import HOSTILE, TOKEN, Site, add_letter, add_projection, crew_at_work, serving
-from tests.support.events import append_many
+from projectiond.http import readings, stream
+from tests.support.dashboard import (
+    HOSTILE,
+    TOKEN,
+    UNSEEN,
+    Site,
+    add_letter,
+    add_projection,
+    add_worker,
+    crew_at_work,
+    serving,
+)
+from tests.support.events import append, append_many
 from tests.support.postgres import Database
 from tests.support.queries import value
 
@@ -67,6 +76,10 @@ CONTRAST = """() => {
   return least;
 }"""
 
+# What a screen reader says where there is no text.
+LABELS = """() => [...document.querySelectorAll("[aria-label], [title]")]
+  .map((node) => `${node.getAttribute("aria-label")} ${node.title}`).join(" ")"""
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
@@ -77,6 +90,14 @@ def browser() -> Iterator[Any]:
         playwright.expect.set_options(timeout=20_000)
         yield opened
         opened.close()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look more often than once a second."""
+    monkeypatch.setattr(stream, "TICK_SECONDS", 0.1)
+    for name in ("CACHE_SECONDS", "HELD_CACHE_SECONDS"):
+        monkeypatch.setattr(readings, name, 0.1)
 
 
 @pytest.fixture
@@ -111,9 +132,7 @@ def shop(site: Site) -> Site:
     )
     for number in (7, 8):
         add_letter(conn, "invoice_lines", number, {"customer": "Ann", "amount": 12345678901234567890})
-    for name in NAMES:
-        conn.execute(sql.leases.TRY_LEASE, {"key": lease_key(name)})
-    conn.execute(sql.leases.REGISTER_WORKER, {"key": sql.keys.WORKERS_KEY})
+    add_worker(conn, "web-1", *NAMES)
     site.server.show(crew_at_work(*NAMES, mark=head))
     return site
 
@@ -186,6 +205,7 @@ def test_it_shows_how_everything_stands_the_worst_first(browser: Any, shop: Site
         visit.picture("light")
         panel = visit.open("search_index")
         expect(panel).to_contain_text("It is built anew beside its live tables")
+        expect(panel).to_contain_text(re.compile(r"worker 1 of web-1, process 4711, version 1\.2\.3, since \d"))
         panel = visit.open("invoice_lines")
         expect(panel.get_by_role("listitem")).to_have_count(2)
         visit.picture("light-panel")
@@ -249,7 +269,7 @@ def test_by_the_keyboard_alone_one_is_paused_and_resumed(browser: Any, shop: Sit
         press("Enter")
         expect(dialog).to_be_hidden()
         assert status(shop.conn, "daily_sales") == "paused"
-        expect(page.locator("#toast")).to_have_text("Daily_sales is paused at 40")
+        expect(page.locator("#toast")).to_have_text("daily_sales is paused at 40")
         panel = page.get_by_role("complementary", name="daily_sales")
         expect(panel.get_by_role("button", name="Resume …")).to_be_focused()
         press("Enter")
@@ -259,7 +279,7 @@ def test_by_the_keyboard_alone_one_is_paused_and_resumed(browser: Any, shop: Sit
         press("Enter")
         expect(panel.get_by_role("button", name="Pause …")).to_be_focused()
         assert status(shop.conn, "daily_sales") == "running"
-        expect(page.get_by_role("status")).to_contain_text("Daily_sales goes on at 40")
+        expect(page.get_by_role("status")).to_contain_text("daily_sales goes on at 40")
         press("Escape")
         expect(panel).to_be_hidden()
         assert visit.focused() == "daily_sales"
@@ -309,6 +329,9 @@ def test_dead_letters_are_looked_at_retried_and_discarded(browser: Any, shop: Si
 def test_hostile_names_and_data_are_text(browser: Any, lone: Site) -> None:  # noqa: ANN401
     site = lone
     name = HOSTILE[:90]
+    append_many(site.conn, 1, "OrderPlaced")
+    site.conn.execute("UPDATE event_store SET aggregate_type = %s", (HOSTILE,))
+    add_worker(site.conn, HOSTILE, name)
     add_projection(site.conn, name, 0, error_message=HOSTILE)
     add_letter(
         site.conn,
@@ -336,10 +359,14 @@ def test_hostile_names_and_data_are_text(browser: Any, lone: Site) -> None:  # n
         page.get_by_role("button", name="Pause", exact=True).click()
         expect(panel.get_by_role("button", name="Resume …")).to_be_visible()
         assert status(site.conn, name) == "paused"
+        for part in ("Busiest aggregates", "Who is at work"):
+            page.get_by_text(part).click()
+        expect(page.locator("table.plain:visible").filter(has_text="<img src=x")).to_have_count(2)
         assert page.title() == "(1) projectiond"
         assert page.locator("script").count() == 1
         assert page.locator("img").count() == 1
-        assert not set(page.locator("body").inner_text()) & set("\x1b\u202e\u2066")
+        seen = page.locator("body").inner_text() + page.evaluate(LABELS)
+        assert not set(seen) & {"\x1b", *UNSEEN}
         assert not visit.troubles
 
 
@@ -388,6 +415,44 @@ def test_without_a_token_in_the_settings_nothing_can_be_done(browser: Any, datab
             panel.locator("summary").click()
             expect(panel).to_contain_text("ValueError: no such customer")
             expect(panel.get_by_role("button")).to_have_count(1)
+
+
+def test_who_holds_the_mark_and_who_is_at_work_is_said_of_fifty_projections(
+    browser: Any,  # noqa: ANN401
+    database: Database,
+    site: Site,
+) -> None:
+    names = [f"{name}_{number}" for number in range(1, 11) for name in NAMES]
+    head = append_many(site.conn, 40, "OrderPlaced")[-1]
+    for index, name in enumerate(names):
+        add_projection(site.conn, name, head - (index % 7))
+    add_worker(site.conn, "web-1", *names[:30])
+    site.server.show(crew_at_work(*names, mark=head))
+    other = database.connect()
+    add_worker(other, "web-2", *names[30:49], can_run=["invoice_lines_elsewhere"])
+    with database.connect(autocommit=False) as writer, Visit(browser, site) as visit:
+        page = visit.page
+        writer.execute("SET application_name = 'import'")
+        append(writer, "OrderPlaced")
+        append(site.conn, "OrderPlaced")
+        notices = page.locator("#notices")
+        expect(notices).to_contain_text(f"Events after {head} wait")
+        expect(notices).to_contain_text('(app "import"')
+        expect(notices).to_contain_text(f"SELECT pg_terminate_backend({writer.info.backend_pid})")
+        expect(notices).to_contain_text("The live workers have different projections")
+        expect(page.get_by_role("row")).to_have_count(51)
+        page.get_by_text("Who is at work").click()
+        workers = page.get_by_role("region", name="Workers").get_by_role("row")
+        expect(workers.nth(1)).to_contain_text("30 of 30")
+        expect(workers.nth(1)).to_contain_text("and 10 others")
+        expect(workers.nth(2)).to_contain_text("web-2")
+        visit.picture("fifty-held")
+        assert page.evaluate(CONTRAST)["ratio"] >= 4.5
+        other.close()
+        expect(workers).to_have_count(2)
+        writer.rollback()
+        expect(notices).to_be_empty()
+        assert not visit.troubles
 
 
 def test_two_hundred_projections_are_changed_one_by_one(browser: Any, lone: Site) -> None:  # noqa: ANN401

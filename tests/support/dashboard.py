@@ -3,7 +3,7 @@
 import contextlib
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,9 +11,11 @@ import psycopg
 from psycopg.types.json import Jsonb
 from pydantic import SecretStr
 
+from projectiond import sql
 from projectiond.counters import State
 from projectiond.http.crew import Crew, Member
 from projectiond.http.server import HttpServer
+from projectiond.lease import lease_key
 from projectiond.recorder import Recorder
 from projectiond.settings import Settings
 from tests.support.http import free_port, page_of
@@ -21,8 +23,10 @@ from tests.support.postgres import Database
 
 TOKEN = "a-token-of-32-characters-for-you"
 
-# Markup, a terminal's escapes, marks that turn the direction of text, what ends an event of a stream, a quotation mark.
-HOSTILE = "<script>document.title='taken'</script><img src=x onerror=alert(1)>\x1b[31m\u202e\u2066\n\ndata: x\r\"'&amp;"
+# What is not to be seen, or changes how the text around it is read: direction marks, an end of line, a tag, a filler.
+UNSEEN = "\u202e\u2066\u2028\U000e0041\u3164"
+# Markup, a terminal's escapes, what ends an event of a stream, quotation marks.
+HOSTILE = f"<script>document.title='taken'</script><img src=x onerror=alert(1)>\x1b[31m{UNSEEN}\n\ndata: x\r\"'&amp;"
 
 
 @dataclass
@@ -79,6 +83,17 @@ def add_projection(conn: psycopg.Connection[Any], name: str, position: int = 0, 
         " VALUES (%(name)s, %(position)s, now(), %(events_processed)s, %(status)s, %(error_message)s)",
         {"name": name, "position": position, **row},
     )
+
+
+def add_worker(conn: psycopg.Connection[Any], host: str, *runs: str, can_run: Sequence[str] = ()) -> None:
+    """Have this session stand for a worker that is connected and runs these."""
+    conn.execute(sql.leases.REGISTER_WORKER, {"key": sql.keys.WORKERS_KEY})
+    names = {"projections": [*runs, *can_run]}
+    worker = {"host": host, "process_id": 4711, "number": 1, "version": "1.2.3"}
+    conn.execute(sql.leases.ENTER_WORKER, {**worker, **names})
+    for name in runs:
+        conn.execute(sql.leases.TRY_LEASE, {"key": lease_key(name)})
+        conn.execute(sql.leases.NOTE_BEGUN, {"projections": [name]})
 
 
 def add_letter(conn: psycopg.Connection[Any], name: str, number: int, data: object, **columns: Any) -> None:  # noqa: ANN401

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +17,7 @@ from projectiond.http.vigil import Fault, Vigil
 from projectiond.http.waiters import Outcome
 from projectiond.overview import Overview, ProjectionState
 from projectiond.recorder import Page, Recorder, create_recorder_file
+from projectiond.roster import LiveWorker
 
 
 def free_port() -> int:
@@ -43,9 +44,13 @@ def state_of(name: str = "orders", **values: Any) -> ProjectionState:  # noqa: A
     return ProjectionState(name=name, **(plain | values))
 
 
-def reading_of(*states: ProjectionState, **values: Any) -> Reading:  # noqa: ANN401 -- whatever the class takes
+def reading_of(
+    *states: ProjectionState,
+    roster: Sequence[LiveWorker] = (),
+    **values: Any,  # noqa: ANN401 -- whatever the class takes
+) -> Reading:
     """Make a reading that has just succeeded."""
-    overview = Overview(head=41, live_workers=1, hold=None, projections=states)
+    overview = Overview(head=41, live_workers=1, hold=None, projections=states, roster=roster)
     plain: dict[str, Any] = {"overview": overview, "read_at": 0.0, "error": "", "schema_faults": ()}
     return Reading(**(plain | values))
 

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any
 from urllib.parse import quote
@@ -23,15 +24,21 @@ from projectiond.http.history import SAMPLES, History
 from projectiond.http.readings import Reading
 from projectiond.http.routes import Routes
 from projectiond.http.stream import Stream
-from projectiond.overview import Hold, RebuildState
+from projectiond.overview import Hold, RebuildState, RunnerState
 from projectiond.recorder import Recorder
+from projectiond.roster import LiveWorker
 from projectiond.settings import Settings
 from tests.support.dashboard import HOSTILE, TOKEN
 from tests.support.http import FakeReadings, FakeVigil, FakeWaiters, crew_of, page_of, reading_of, state_of
 
+NOON = datetime(2026, 7, 1, 12, tzinfo=UTC)
 STATIC = files("projectiond.http") / "static"
 PAUSE = "/dashboard/projections/orders/pause"
 RIGHT = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+
+
+def worker_of(*names: str, version: str = "1.0") -> LiveWorker:
+    return LiveWorker(7, "web-1", 4711, 2, version, names, NOON, dict.fromkeys(names, NOON))
 
 
 class StubDesk:
@@ -263,6 +270,24 @@ class TestBoard:
         assert boards[0].projections == boards[1].projections
         assert boards[0].store["age_seconds"] != boards[1].store["age_seconds"]
 
+    def test_who_runs_what_since_when_is_in_it(self) -> None:
+        workers = [worker_of("a", "b"), worker_of(*(f"p{number}" for number in range(30)), version="2.0")]
+        runner = RunnerState("web-1", 4711, 2, "1.0", NOON)
+        reading = reading_of(state_of("a", runner=runner), state_of("b"), roster=workers)
+        board = make_board(crew_of(None), reading, History(), [], 1.0)
+        assert board.projections["a"]["runner"] == {
+            "worker": 2,
+            "host": "web-1",
+            "process_id": 4711,
+            "version": "1.0",
+            "since": NOON.timestamp(),
+        }
+        assert board.projections["b"]["runner"] is None
+        first, second = board.roster["workers"]
+        assert (first["host"], first["runs"], first["runs_more"], first["can_run"]) == ("web-1", ["a", "b"], 0, 2)
+        assert (len(second["runs"]), second["runs_more"]) == (20, 10)
+        assert "workers of several versions" in board.roster["differences"][0]
+
     def test_it_is_json_whatever_is_in_it(self) -> None:
         rebuild = RebuildState("beside", 5, 0.5, 60.4, is_paused=False, error_message=HOSTILE)
         reading = reading_of(state_of(name=HOSTILE, error_message=HOSTILE, lag_seconds=None, rebuild=rebuild))
@@ -317,10 +342,16 @@ class TestStream:
             assert shape["server"]["is_steerable"]
             kind, shape = await message_of(view)
             assert (kind, shape["changed"], shape["gone"]) == ("change", [], [])
+            assert "roster" not in shape
             source.readings.reading = reading_of(state_of("a", lag=5))
             while not shape["changed"]:
                 kind, shape = await message_of(view)
             assert ([p["name"] for p in shape["changed"]], shape["gone"]) == (["a"], ["b"])
+            source.readings.reading = reading_of(state_of("a", lag=5), roster=[worker_of("a")])
+            while "roster" not in shape:
+                kind, shape = await message_of(view)
+            assert [worker["runs"] for worker in shape["roster"]["workers"]] == [["a"]]
+            assert shape["changed"] == []
             await view.aclose()  # type: ignore[attr-defined]
 
         asyncio.run(look())

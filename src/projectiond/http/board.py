@@ -1,12 +1,13 @@
 """The board: everything that the dashboard shows at one moment, as plain values for JSON.
 
-Each projection's entry holds no ages, but times, so that it stays the same while nothing happens: only what has changed
-is sent.
+Entries of projections and of workers hold no ages, but times, so that they stay the same while nothing happens: only
+what has changed is sent.
 """
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from projectiond.failure import printable
@@ -15,10 +16,14 @@ from projectiond.http.history import History
 from projectiond.http.readings import Reading
 from projectiond.http.shapes import shape_of_fault
 from projectiond.http.vigil import Fault
-from projectiond.overview import ProjectionState, RebuildState
+from projectiond.overview import Overview, ProjectionState, RebuildState, RunnerState
+from projectiond.roster import LiveWorker, differences
 
 # More holders of the mark than these are a number.
 MOST_HOLDERS: Final = 5
+
+# The same of the projections that a worker runs; each of them says itself who runs it.
+MOST_NAMES: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,21 +34,21 @@ class Board:
     """What is of the whole, its ages included."""
     projections: Mapping[str, Mapping[str, Any]]
     """By name."""
+    roster: Mapping[str, Any]
+    """The live workers of all daemons."""
 
 
 def make_board(crew: Crew, reading: Reading, history: History, faults: Sequence[Fault], now: float) -> Board:
     """Make it."""
     states = () if reading.overview is None else reading.overview.projections
-    sums = crew.projections()
     projections = {
         state.name: {
             **_state_shape(state),
             "rate": _rounded(history.course(state.name).rate),
-            "runner": sums[state.name].state.name.lower() if state.name in sums else None,
         }
         for state in states
     }
-    return Board(_store_shape(crew, reading, faults, now), projections)
+    return Board(_store_shape(crew, reading, faults, now), projections, _roster_shape(reading.overview))
 
 
 def _store_shape(crew: Crew, reading: Reading, faults: Sequence[Fault], now: float) -> dict[str, Any]:
@@ -88,6 +93,28 @@ def _hold_shape(crew: Crew, reading: Reading, now: float) -> dict[str, Any] | No
     }
 
 
+def _roster_shape(overview: Overview | None) -> dict[str, Any]:
+    workers = () if overview is None else overview.roster
+    return {
+        "workers": [_worker_shape(worker) for worker in workers],
+        "differences": [printable(difference) for difference in differences(workers)],
+    }
+
+
+def _worker_shape(worker: LiveWorker) -> dict[str, Any]:
+    runs = sorted(worker.held_since)
+    return {
+        "worker": worker.number,
+        "host": worker.host,
+        "process_id": worker.process_id,
+        "version": worker.version,
+        "since": _second(worker.started_at),
+        "runs": runs[:MOST_NAMES],
+        "runs_more": max(0, len(runs) - MOST_NAMES),
+        "can_run": len(worker.projections),
+    }
+
+
 def _state_shape(state: ProjectionState) -> dict[str, Any]:
     return {
         "name": state.name,
@@ -96,12 +123,23 @@ def _state_shape(state: ProjectionState) -> dict[str, Any]:
         "lag": state.lag,
         "lag_seconds": _rounded(state.lag_seconds),
         "processed": state.events_processed,
-        "processed_at": None if state.last_processed_at is None else round(state.last_processed_at.timestamp(), 1),
+        "processed_at": _second(state.last_processed_at),
         "error": None if state.error_message is None else printable(state.error_message),
         "letters": state.dead_letters,
         "has_runner": state.has_runner,
+        "runner": None if state.runner is None else _runner_shape(state.runner),
         "is_deployed": state.is_deployed,
         "rebuild": None if state.rebuild is None else _rebuild_shape(state.rebuild, state.rebuild_target),
+    }
+
+
+def _runner_shape(runner: RunnerState) -> dict[str, Any]:
+    return {
+        "worker": runner.worker,
+        "host": runner.host,
+        "process_id": runner.process_id,
+        "version": runner.version,
+        "since": _second(runner.since),
     }
 
 
@@ -115,6 +153,10 @@ def _rebuild_shape(rebuild: RebuildState, target: int | None) -> dict[str, Any]:
         "is_paused": rebuild.is_paused,
         "error": None if rebuild.error_message is None else printable(rebuild.error_message),
     }
+
+
+def _second(moment: datetime | None) -> float | None:
+    return None if moment is None else round(moment.timestamp(), 1)
 
 
 def _rounded(number: float | None) -> float | None:

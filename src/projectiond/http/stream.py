@@ -5,9 +5,9 @@ once what is new in it.  Each viewer is sent the whole picture first (``picture`
 Who is slow misses some and is sent the whole again, so nothing piles up.  A stream ends by itself (``over``) before a
 connection's deadline, and the page opens the next one.
 
-The whole protocol, in JSON: ``picture`` has ``server``, ``store``, ``projections``, ``lags`` (by name, the oldest
-first); ``change`` has ``store``, ``changed`` (whole entries), ``gone`` (names), and after a sample ``lags`` (the last
-lag by name, without those that are 0).
+The whole protocol, in JSON: ``picture`` has ``server``, ``store``, ``roster``, ``projections``, ``lags`` (by name, the
+oldest first); ``change`` has ``store``, ``changed`` (whole entries), ``gone`` (names), ``roster`` when it is another,
+and after a sample ``lags`` (the last lag by name, without those that are 0).
 """
 
 import asyncio
@@ -118,6 +118,8 @@ class Stream:
             "changed": [entry for name, entry in after.projections.items() if known.get(name) != entry],
             "gone": [name for name in known if name not in after.projections],
         }
+        if before is None or before.roster != after.roster:
+            change["roster"] = after.roster
         if self._samples != self._history.samples:
             # More than one may have been taken since, by a loop that was late: a line that is a sample short.
             self._samples = self._history.samples
@@ -129,6 +131,7 @@ class Stream:
             shape = {
                 "server": self._server,
                 "store": self._board.store,
+                "roster": self._board.roster,
                 "projections": list(self._board.projections.values()),
                 "lags": self._history.lags(),
             }

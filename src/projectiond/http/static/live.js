@@ -1,6 +1,6 @@
 // The live picture: one stream of server-sent events, opened again whenever it ends, and closed while nobody looks.
 //
-// It keeps `server`, `store`, `projections` (by name) and `lags` (by name, the oldest first), and calls
+// It keeps `server`, `store`, `roster`, `projections` (by name) and `lags` (by name, the oldest first), and calls
 // onChange(names, isSample) after each message, names being those whose entries have changed, or null for all.
 
 const SHORTEST_PAUSE = 500;
@@ -13,6 +13,7 @@ export class Live {
   constructor(onChange) {
     this.server = { version: "", is_steerable: false, sample_seconds: 5, samples: 120 };
     this.store = null;
+    this.roster = { workers: [], differences: [] };
     this.projections = new Map();
     this.lags = new Map();
     this.lostAt = null;
@@ -81,6 +82,7 @@ export class Live {
     this.lostAt = null;
     this.heardAt = performance.now();
     this.store = message.store;
+    this.roster = message.roster ?? this.roster;
     this.clockOffset = message.store.now - Date.now() / 1000;
     if (isWhole) {
       this.server = message.server;

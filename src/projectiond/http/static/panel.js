@@ -2,7 +2,7 @@
 
 import { byId, element, setAttribute, setText, show } from "./dom.js";
 import { makeChart } from "./line.js";
-import { ago, clock, condition, duration, escaped, moment, number, plural, rate, rebuildWords, story } from "./words.js";
+import { ago, clock, condition, duration, moment, number, plural, rate, rebuildWords, runnerWords, shellWord, story } from "./words.js";
 
 const REFRESH_MS = 5000;
 const SOON_MS = 1500;
@@ -10,9 +10,9 @@ const SOON_MS = 1500;
 // As in the style sheet.
 const COVERING = window.matchMedia("(width < 1180px)");
 
-function fact(title) {
+function fact(title, className = "") {
   const value = element("dd");
-  return { node: element("div", {}, element("dt", {}, title), value), value };
+  return { node: element("div", { class: className }, element("dt", {}, title), value), value };
 }
 
 function section(title, ...children) {
@@ -75,7 +75,7 @@ export class Panel {
   update(isSample) {
     if (this._name === null) return;
     const p = this._live.projections.get(this._name);
-    setText(this._title, escaped(this._name));
+    setText(this._title, this._name);
     if (!p) {
       setText(this._story, "It is not in the database any more.");
       show(this._buttons, false);
@@ -100,6 +100,7 @@ export class Panel {
     setText(this._lag.value, `${plural(p.lag, "event", "events")}, ${p.lag ? duration(p.lag_seconds) : "0 s"}`);
     setText(this._rate.value, rate(p.rate));
     setText(this._processed.value, number(p.processed));
+    setText(this._runner.value, runnerWords(p));
     if (isSample) this._chart.draw(this._live.lags.get(this._name) ?? []);
     this._offer(p);
   }
@@ -112,7 +113,7 @@ export class Panel {
   // What it covers is not to be reached by the keyboard.
   _cover() {
     const isCovered = this._name !== null && COVERING.matches;
-    for (const part of document.querySelectorAll("main, .top")) part.inert = isCovered;
+    for (const part of document.querySelectorAll("main, .top, .skip")) part.inert = isCovered;
   }
 
   // --- what stands in it
@@ -132,6 +133,7 @@ export class Panel {
     this._rate = fact("Rate");
     this._last = fact("Last event");
     this._processed = fact("Events applied");
+    this._runner = fact("Run by", "wide");
     this._chart = makeChart(
       () => this._live.server.samples,
       () => Math.round((this._live.server.samples * this._live.server.sample_seconds) / 60),
@@ -171,6 +173,7 @@ export class Panel {
         this._rate.node,
         this._last.node,
         this._processed.node,
+        this._runner.node,
       ),
       this._fault,
       this._lettersPart,
@@ -203,9 +206,10 @@ export class Panel {
     // Whoever has just paused it by the keyboard is not to be thrown to the beginning of the page.
     if (isInHand) offered.focus();
     const command = p.status === "paused" ? "resume" : "pause";
+    const word = shellWord(p.name);
     const text = isSteerable
       ? ""
-      : `To steer from here set http_token. Until then: projectiond ${command} ${escaped(p.name)}, or projectiond rebuild ${escaped(p.name)}`;
+      : `To steer from here set http_token. Until then: projectiond ${command} ${word}, or projectiond rebuild ${word}`;
     setText(this._commands, text);
     show(this._commands, !isSteerable);
   }
@@ -244,7 +248,7 @@ export class Panel {
     setText(
       this._change,
       details.build?.is_changed
-        ? `Its tables were built by something else (${moment(details.build.built_at)}) than what runs now: “projectiond plan ${details.name}” says what has changed, and what a rebuild takes.`
+        ? `Its tables were built by something else (${moment(details.build.built_at)}) than what runs now: “projectiond plan ${shellWord(details.name)}” says what has changed, and what a rebuild takes.`
         : "",
     );
   }
@@ -265,7 +269,7 @@ export class Panel {
     for (const node of nodes) if (!node.isConnected) this._lettersList.append(node);
     if (hadFocus) this._title.focus();
     show(this._lettersPart, nodes.length > 0);
-    setText(this._lettersMore, details.has_more_letters ? `The first ${nodes.length}; “projectiond dead-letters list ${details.name}” has all.` : "");
+    setText(this._lettersMore, details.has_more_letters ? `The first ${nodes.length}; “projectiond dead-letters list ${shellWord(details.name)}” has all.` : "");
   }
 
   // --- what letters ask for
@@ -369,7 +373,7 @@ function indented(text) {
     else if (char === ":") made += ": ";
     else if (!/\s/.test(char)) made += char;
   }
-  return escaped(made);
+  return made;
 }
 
 function rebuildEntry(rebuild) {

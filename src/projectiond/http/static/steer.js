@@ -1,7 +1,7 @@
 // Steering: what a button is about to do is said first, in this very case; then it is asked for, with the token.
 
 import { byId, element, setText, show } from "./dom.js";
-import { duration, escaped, number, percent, plural } from "./words.js";
+import { duration, number, percent, plural } from "./words.js";
 
 const KEPT = "projectiond-token";
 
@@ -16,7 +16,7 @@ function tokenKept() {
 function pauseWords(p) {
   const rebuild = p.status === "rebuilding" && p.rebuild;
   return {
-    title: `Pause ${escaped(p.name)}?`,
+    title: `Pause ${p.name}?`,
     yes: "Pause",
     text: sentences(
       `Once it is paused, none of its batches commits any more. It stands at ${number(p.position ?? 0)}; events that arrive wait in the store, and nothing is lost.`,
@@ -33,7 +33,7 @@ function pauseWords(p) {
 
 function resumeWords(p) {
   return {
-    title: `Resume ${escaped(p.name)}?`,
+    title: `Resume ${p.name}?`,
     yes: "Resume",
     text: sentences(
       `It goes on at ${number(p.position)}, with ${p.lag ? `up to ${plural(p.lag, "event", "events")} to apply` : "nothing to apply yet"}.`,
@@ -48,7 +48,7 @@ function resumeWords(p) {
 function rebuildWords(p, head, build) {
   const perSecond = build?.events_per_second;
   return {
-    title: `Rebuild ${escaped(p.name)}?`,
+    title: `Rebuild ${p.name}?`,
     yes: "Rebuild",
     text: sentences(
       `Every event that it handles is applied again, from the first up to the head: at most ${number(head)} events.`,
@@ -68,9 +68,9 @@ function retryWords(p, letter) {
     title: `Retry event ${letter.sequence_number}?`,
     yes: "Retry",
     text: sentences(
-      `The daemon applies this event (${letter.event_type}) to ${escaped(p.name)} now, once, by the code that it was started with. If that works the letter goes, in the same transaction; if not, it stays with the new error, and nothing else is changed.`,
+      `The daemon applies this event (${letter.event_type}) to ${p.name} now, once, by the code that it was started with. If that works the letter goes, in the same transaction; if not, it stays with the new error, and nothing else is changed.`,
       `It is out of order: later events, up to ${number(p.position)}, were applied already. That is right for handlers that insert or add up, and wrong for one that sets what a later event has set since. When in doubt, rebuild instead.`,
-      p.status === "paused" ? `${escaped(p.name)} is paused: it is tried when it is resumed.` : "",
+      p.status === "paused" ? `${p.name} is paused: it is tried when it is resumed.` : "",
     ),
   };
 }
@@ -81,7 +81,7 @@ function discardWords(p, letter) {
     yes: "Discard",
     isHarmful: true,
     text: sentences(
-      `The letter is deleted, and ${escaped(p.name)} goes without this event (${letter.event_type}). That cannot be undone here.`,
+      `The letter is deleted, and ${p.name} goes without this event (${letter.event_type}). That cannot be undone here.`,
       "The event itself stays in the store, and a rebuild meets it again.",
     ),
   };
@@ -202,7 +202,7 @@ export class Steering {
 
   _tellFault(status, shape) {
     const hint = status >= 500 && shape.hint ? `; ${shape.hint}` : "";
-    setText(byId("confirm-fault"), escaped(`${shape.error.charAt(0).toUpperCase()}${shape.error.slice(1)}${hint}.`));
+    setText(byId("confirm-fault"), `${shape.error.charAt(0).toUpperCase()}${shape.error.slice(1)}${hint}.`);
     if (status === 401) {
       this.forget();
       this._demandToken(true);

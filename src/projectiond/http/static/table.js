@@ -4,7 +4,7 @@
 
 import { byId, element, setAttribute, setText, show } from "./dom.js";
 import { makeLine } from "./line.js";
-import { ago, condition, duration, escaped, needsAttention, number, plural, rate, rebuildWords } from "./words.js";
+import { ago, condition, duration, needsAttention, number, plural, rate, rebuildWords } from "./words.js";
 
 function cell(label, className, ...children) {
   return element("td", { role: "cell", class: className, "data-label": label }, ...children);
@@ -13,7 +13,7 @@ function cell(label, className, ...children) {
 class Row {
   constructor(name, open, samples) {
     this.name = name;
-    this.button = element("button", { type: "button", class: "name", onclick: () => open(name) }, escaped(name));
+    this.button = element("button", { type: "button", class: "name", onclick: () => open(name) }, name);
     this._letters = element("span", { class: "badge", hidden: true });
     this._error = element("p", { class: "error", hidden: true });
     this._status = element("span", { class: "pill" });
@@ -54,7 +54,7 @@ class Row {
     show(this._rebuild, Boolean(p.rebuild));
     if (p.rebuild) {
       this._progress.value = p.rebuild.share;
-      setAttribute(this._progress, "aria-label", `rebuild of ${escaped(p.name)}`);
+      setAttribute(this._progress, "aria-label", `rebuild of ${p.name}`);
       setText(this._rebuild, rebuildWords(p.rebuild));
     }
     setText(this._lag, number(p.lag));

@@ -1,11 +1,19 @@
 // Words: numbers, times and states, as a person reads them at night.  Pure functions.
 
-// Direction marks and the like change how the text around them is read.
-const UNSEEN = /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
+// Controls, direction marks, tags, lone halves of a pair, and letters without a glyph: all of them change how the text
+// around them is read, or are not to be seen.
+const UNSEEN = /(?!\n)[\p{Cc}\p{Cf}\p{Co}\p{Cs}\p{Zl}\p{Zp}\u115f\u1160\u3164\uffa0]/gu;
 
 // Show what cannot be seen; in JSON it means the same as before.
 export function escaped(text) {
-  return text.replace(UNSEEN, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`);
+  return text.replace(UNSEEN, (char) =>
+    char.split("").map((unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`).join(""),
+  );
+}
+
+// As an argument of a command that somebody copies: one word to a shell, whatever is in it.
+export function shellWord(text) {
+  return /^[\w.:-]+$/.test(text) && !text.startsWith("-") ? text : `'${text.replaceAll("'", "'\\''")}'`;
 }
 
 const NUMBER = new Intl.NumberFormat("en");
@@ -34,11 +42,23 @@ export function rate(perSecond) {
 }
 
 export function clock(at) {
-  return new Date(at * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+  return unmarked(new Date(at * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" }));
 }
 
 export function moment(at) {
-  return new Date(at * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "medium" });
+  return unmarked(new Date(at * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "medium" }));
+}
+
+// Some languages' dates have direction marks in them, which would be shown as escapes.
+function unmarked(text) {
+  return text.replace(/\p{Cf}/gu, "");
+}
+
+// The worker that runs a projection.
+export function runnerWords(p) {
+  if (!p.runner) return p.has_runner ? "a worker that is not known by name" : "nobody";
+  const { worker, host, process_id: pid, version, since } = p.runner;
+  return `worker ${worker} of ${host}, process ${pid}, version ${version}${since === null ? "" : `, since ${moment(since)}`}`;
 }
 
 export function plural(count, one, many) {
