@@ -121,7 +121,7 @@ def run_trial(db: Connection, definition: Definition, first: int, last: int, *, 
         space = _make_space(db, definition)
         _Rehearsal(db, definition, trial).run()
         db.execute(sql.session.RESTORE_SEARCH_PATH, {"search_path": db.search_path})
-        trial.written_elsewhere = [str(table) for (table,) in db.execute(sql.trial.TABLES_WRITTEN, {"space": space})]
+        trial.written_elsewhere = [str(table) for (table,) in db.execute(statements.TOUCHED_OUTSIDE, {"schema": space})]
         trial.tables = [_look(db, space, table, most_samples) for table in definition.tables]
     return trial
 

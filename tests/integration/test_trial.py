@@ -1,6 +1,6 @@
 """What ``run_trial`` tells of a projection over real events, and that nothing of it stays."""
 
-from typing import Any
+from typing import Any, LiteralString
 
 import pytest
 
@@ -101,7 +101,9 @@ def test_a_deployed_projection_keeps_its_rows(database: Database) -> None:
     assert conn.execute("SELECT * FROM journal").fetchall() == [(1, "live")]
 
 
-def test_a_write_outside_of_its_own_tables_is_told_and_taken_back(database: Database) -> None:
+@pytest.mark.parametrize("statement", ["INSERT INTO public.outbox VALUES (1)", "DELETE FROM public.outbox"])
+def test_a_write_outside_of_its_own_tables_is_told_and_taken_back(database: Database, statement: LiteralString) -> None:
+    """Also one that finds no row: a rebuild would be refused for it."""
     conn = database.connect()
     append(conn, "Good")
     conn.execute("CREATE TABLE outbox (sequence_number bigint)")
@@ -112,7 +114,7 @@ def test_a_write_outside_of_its_own_tables_is_told_and_taken_back(database: Data
 
         @handles("Good")
         def send(self, event: Event, db: Connection) -> None:
-            db.execute("INSERT INTO public.outbox VALUES (%s)", (event.sequence_number,))
+            db.execute(statement)
             db.execute("INSERT INTO mails VALUES (%s)", (event.sequence_number,))
 
     trial = try_out(database, Mailer)

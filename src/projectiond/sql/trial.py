@@ -1,17 +1,6 @@
-"""Statements of a trial: what a transaction has written, before it is rolled back."""
+"""Statements of a trial, before it is rolled back."""
 
 from typing import LiteralString
-
-# Parameters: space.  Rows: one (table) for each table outside of that schema that this transaction has written to so
-# far, whether or not any of it is still there.
-TABLES_WRITTEN: LiteralString = """
-SELECT format('%%I.%%I', schemaname, relname)
-FROM pg_stat_xact_user_tables
-WHERE schemaname <> %(space)s
-    AND schemaname <> 'pg_temp'
-    AND n_tup_ins + n_tup_upd + n_tup_del > 0
-ORDER BY 1
-"""
 
 # Parameters: space, table.  Rows: one (column) for each column of its primary key, in the key's order.
 KEY_OF_TABLE: LiteralString = """
