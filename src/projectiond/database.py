@@ -20,6 +20,7 @@ from psycopg_pool import ConnectionPool
 from projectiond import logs, sql
 from projectiond.connection import Connection as Connection  # noqa: PLC0414 - opened here, and asked for here
 from projectiond.errors import ConfigurationError, DatabaseUnavailableError
+from projectiond.failure import describe
 
 log = logs.get_logger()
 
@@ -147,6 +148,14 @@ def describe_target(dsn: str) -> str:
     port = f":{parts['port']}" if parts.get("port") else ""
     name = parts.get("dbname") or parts.get("user") or "default"
     return f'database "{name}" at {host}{port}'
+
+
+def unreachable(dsn: str, error: psycopg.Error) -> DatabaseUnavailableError:
+    """Say, for an application's own connection string, why it leads nowhere."""
+    return DatabaseUnavailableError(
+        f"cannot connect to {describe_target(dsn)}: {describe(error)}",
+        hint="check the connection string, and that the server is up and accepts this user",
+    )
 
 
 def _parameters(role: str) -> Mapping[str, Any]:

@@ -43,15 +43,14 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 from projectiond import sql
 from projectiond.arrival import Arrival, Pause, Question, Rows
 from projectiond.checkpoint import Checkpoint
-from projectiond.database import CONNECT_TIMEOUT_SECONDS, describe_target
+from projectiond.database import CONNECT_TIMEOUT_SECONDS, unreachable
 from projectiond.errors import (
     ConfigurationError,
-    DatabaseUnavailableError,
     ProjectiondError,
     ProjectionPausedError,
     WaitTimeoutError,
 )
-from projectiond.failure import describe, printable
+from projectiond.failure import printable
 from projectiond.lateness import explain, paused_sentence
 from projectiond.settings_faults import sentence_of_unknown
 
@@ -94,7 +93,7 @@ def wait_for(
     Raises:
         WaitTimeoutError: It was not there in time; the message says how far it is and what holds it back.
         ProjectionPausedError: It is paused and lacks an event, so waiting is of no use; raised at once.
-        ConfigurationError: There is no such projection; raised at once, with the nearest name.
+        ConfigurationError: There is no such projection, or timeout_seconds is below 0 or not a number; raised at once.
         ProjectiondError: The caller's own transaction makes waiting impossible.
         DatabaseUnavailableError: The connection string leads nowhere. Later failures are psycopg's own.
     """
@@ -158,6 +157,7 @@ def watch(
         ProjectiondError: As :func:`wait_for`.
     """
     began = time.monotonic()
+    _refuse_timeout(timeout_seconds)
     if is_in_transaction:
         yield from _refuse_transaction(arrival.sequence_number)
     while True:
@@ -182,6 +182,14 @@ def watch(
 
 
 # --- what is refused
+
+
+def _refuse_timeout(seconds: float | None) -> None:
+    # Not "< 0": not a number is neither, and no time would ever be up.
+    if seconds is not None and not seconds >= 0:
+        raise ConfigurationError(
+            f"timeout_seconds is {seconds}", hint="give seconds from 0, which looks once, or None to wait for ever"
+        )
 
 
 def _refuse_transaction(sequence_number: int) -> Generator[Question, Rows, None]:
@@ -283,7 +291,7 @@ def _opened(dsn: str) -> Iterator[psycopg.Connection[Any]]:
     try:
         db = psycopg.connect(dsn, autocommit=True, **_PARAMETERS)
     except psycopg.OperationalError as error:
-        raise _unreachable(dsn, error) from error
+        raise unreachable(dsn, error) from error
     with db:
         yield db
 
@@ -342,7 +350,7 @@ async def _opened_async(dsn: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]
     try:
         db = await psycopg.AsyncConnection.connect(dsn, autocommit=True, **_PARAMETERS)
     except psycopg.OperationalError as error:
-        raise _unreachable(dsn, error) from error
+        raise unreachable(dsn, error) from error
     async with db:
         yield db
 
@@ -361,11 +369,4 @@ def _exhausted() -> WaitTimeoutError:
     return WaitTimeoutError(
         "no connection of the pool became free to look at the projection's position",
         hint="enlarge the pool, or do not hold its connections while waiting",
-    )
-
-
-def _unreachable(dsn: str, error: psycopg.OperationalError) -> DatabaseUnavailableError:
-    return DatabaseUnavailableError(
-        f"cannot connect to {describe_target(dsn)}: {describe(error)}",
-        hint="check the connection string, and that the server is up and accepts this user",
     )

@@ -20,6 +20,7 @@ from projectiond.errors import (
     AppendRefusedError,
     ConcurrencyError,
     ConfigurationError,
+    DatabaseUnavailableError,
     EventDataError,
     EventIdTakenError,
     EventRegistryError,
@@ -455,6 +456,20 @@ def test_a_page_is_bounded_by_bytes_and_what_is_too_large_comes_alone(
 
 
 # --- where connections come from
+
+
+def test_a_connection_string_that_leads_nowhere_says_why_at_once() -> None:
+    dsn = "postgresql://app:secret@127.0.0.1:1/orders"
+
+    async def append_async() -> None:
+        async with AsyncEventStore(dsn) as store:
+            await store.append(uuid.uuid4(), [placed()], 0)
+
+    with EventStore(dsn) as store:
+        for attempt in (lambda: store.append(uuid.uuid4(), [placed()], 0), lambda: asyncio.run(append_async())):
+            with pytest.raises(DatabaseUnavailableError, match=r'"orders" at 127.0.0.1:1: .*refused') as raised:
+                attempt()
+            assert "secret" not in str(raised.value)
 
 
 def test_a_store_can_open_its_own_pool(database: Database) -> None:

@@ -450,6 +450,13 @@ def test_an_unknown_projection_is_an_error_at_once(conn: Connection, judge: Wait
         judge("order", 1, LONG_SECONDS)
 
 
+@pytest.mark.parametrize("seconds", [float("nan"), -1.0])
+def test_a_timeout_that_would_never_be_up_is_refused(database: Database, seconds: float) -> None:
+    for ask in (wait_for, lambda *it: asyncio.run(wait_for_async(*it))):
+        with pytest.raises(ConfigurationError, match=r"timeout_seconds is .*; give seconds from 0"):
+            ask(database.dsn, "orders", 9, seconds)
+
+
 # --- the caller's own transaction
 
 

@@ -11,7 +11,7 @@ from uuid import UUID
 import psycopg
 from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import TupleRow, tuple_row
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from projectiond.event import Event
 from projectiond.eventstore.aggregate import A, Loaded
@@ -27,6 +27,7 @@ from projectiond.eventstore.shared import (
     Plans,
     check_stream_connection,
     refuse_source,
+    require_server,
 )
 
 T = TypeVar("T")
@@ -52,6 +53,8 @@ class AsyncEventStore:
         """
         self._plans = Plans(registry, snapshot_threshold)
         self._own_pool: AsyncConnectionPool[Any] | None = None
+        self._dsn = source if isinstance(source, str) else ""
+        self._has_connected = False
         if isinstance(source, str):
             source = self._own_pool = AsyncConnectionPool(source, open=False, **OWN_POOL)
         if not isinstance(source, (AsyncConnectionPool, psycopg.AsyncConnection)):
@@ -210,11 +213,8 @@ class AsyncEventStore:
             return await _run(connection, plan)
         if isinstance(self._source, psycopg.AsyncConnection):
             return await _run(self._source, plan)
-        if self._own_pool is not None and self._own_pool.closed:
-            # A pool opens within a running loop only; a second time this does nothing.
-            await self._own_pool.open()
         # Not pool.connection(), which would commit: nothing is left to be committed.
-        db = await self._source.getconn()
+        db = await self._borrow(self._source)
         try:
             # Asked first, for it takes a twentieth of an append to set what is set already.
             was_autocommit = db.autocommit
@@ -230,6 +230,24 @@ class AsyncEventStore:
                     await db.set_autocommit(False)
             finally:
                 await self._source.putconn(db)
+
+    async def _borrow(self, pool: "AsyncConnectionPool[Any]") -> "psycopg.AsyncConnection[Any]":
+        db: psycopg.AsyncConnection[Any]
+        if self._own_pool is None:
+            db = await pool.getconn()
+            return db
+        if not self._has_connected:
+            await asyncio.to_thread(require_server, self._dsn)
+            self._has_connected = True
+        if self._own_pool.closed:
+            # A pool opens within a running loop only; a second time this does nothing.
+            await self._own_pool.open()
+        try:
+            db = await pool.getconn()
+        except PoolTimeout:
+            await asyncio.to_thread(require_server, self._dsn)
+            raise
+        return db
 
     def _given(self, connection: "psycopg.AsyncConnection[Any] | None") -> "psycopg.AsyncConnection[Any] | None":
         """Give the connection that is the caller's; None where one is to be borrowed from the pool."""

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
+import psycopg
 from psycopg.pq import TransactionStatus
 
+from projectiond.database import CONNECT_TIMEOUT_SECONDS, unreachable
 from projectiond.errors import ConfigurationError
 from projectiond.eventstore.aggregate import A, Loaded, Shape
 from projectiond.eventstore.append import append
@@ -87,6 +89,21 @@ def refuse_source(source: object, wanted: str) -> ConfigurationError:
         f"an event store cannot work with a {type(source).__module__}.{type(source).__name__}",
         hint=f"give it a connection string, or psycopg's {wanted}",
     )
+
+
+def require_server(dsn: str) -> None:
+    """Open a connection and close it again.
+
+    A store does it before it first borrows from the pool that it has opened for itself, and when that has none to give:
+    a pool tries for half a minute and then says that it took too long, but not what the server said.
+
+    Raises:
+        DatabaseUnavailableError: No connection could be made; the message says why.
+    """
+    try:
+        psycopg.connect(dsn, connect_timeout=CONNECT_TIMEOUT_SECONDS).close()
+    except psycopg.Error as error:
+        raise unreachable(dsn, error) from error
 
 
 def check_stream_connection(status: TransactionStatus, *, is_autocommit: bool) -> None:

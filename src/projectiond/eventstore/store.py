@@ -18,7 +18,7 @@ from uuid import UUID
 import psycopg
 from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import TupleRow, tuple_row
-from psycopg_pool import ConnectionPool
+from psycopg_pool import ConnectionPool, PoolTimeout
 
 from projectiond.event import Event
 from projectiond.eventstore.aggregate import A, Loaded
@@ -34,6 +34,7 @@ from projectiond.eventstore.shared import (
     Plans,
     check_stream_connection,
     refuse_source,
+    require_server,
 )
 
 T = TypeVar("T")
@@ -59,6 +60,8 @@ class EventStore:
         """
         self._plans = Plans(registry, snapshot_threshold)
         self._own_pool: ConnectionPool[Any] | None = None
+        self._dsn = source if isinstance(source, str) else ""
+        self._has_connected = False
         if isinstance(source, str):
             source = self._own_pool = ConnectionPool(source, open=True, **OWN_POOL)
         if not isinstance(source, (ConnectionPool, psycopg.Connection)):
@@ -214,7 +217,7 @@ class EventStore:
         if isinstance(self._source, psycopg.Connection):
             return _run(self._source, plan)
         # Not pool.connection(), which would commit: nothing is left to be committed.
-        db = self._source.getconn()
+        db = self._borrow(self._source)
         try:
             # Asked first, for it takes a twentieth of an append to set what is set already.
             was_autocommit = db.autocommit
@@ -230,6 +233,21 @@ class EventStore:
                     db.autocommit = False
             finally:
                 self._source.putconn(db)
+
+    def _borrow(self, pool: "ConnectionPool[Any]") -> "psycopg.Connection[Any]":
+        db: psycopg.Connection[Any]
+        if self._own_pool is None:
+            db = pool.getconn()
+            return db
+        if not self._has_connected:
+            require_server(self._dsn)
+            self._has_connected = True
+        try:
+            db = pool.getconn()
+        except PoolTimeout:
+            require_server(self._dsn)
+            raise
+        return db
 
     def _given(self, connection: "psycopg.Connection[Any] | None") -> "psycopg.Connection[Any] | None":
         """Give the connection that is the caller's; None where one is to be borrowed from the pool."""
