@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from projectiond.http.crew import Crew, Member
+from projectiond.http.health import Health
 from projectiond.http.readings import Reading
 from projectiond.http.routes import Routes
 from projectiond.http.vigil import Fault, Vigil
@@ -81,6 +82,9 @@ class FakeVigil(Vigil):
 
     found: list[Fault] = field(default_factory=list)
 
+    def observe(self, crew: Crew, now: float) -> None:
+        del crew, now
+
     def faults(self, crew: Crew, now: float) -> list[Fault]:
         del crew, now
         return self.found
@@ -126,12 +130,14 @@ class Site:
     waiters: FakeWaiters = field(default_factory=FakeWaiters)
 
     def __post_init__(self) -> None:
-        self.routes = Routes(lambda: self.crew, self.vigil, self.readings, self.waiters)  # type: ignore[arg-type]
+        self.health = Health(lambda: self.crew, self.vigil, self.readings)  # type: ignore[arg-type]
+        self.routes = Routes(lambda: self.crew, self.health, self.readings, self.waiters)  # type: ignore[arg-type]
 
     def ask(self, path: str, method: str = "GET") -> httpx.Response:
-        """Ask it."""
+        """Ask it, right after a verdict."""
 
         async def ask() -> httpx.Response:
+            await self.health.judge()
             transport = httpx.ASGITransport(self.routes.application(), raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://daemon") as client:
                 return await client.request(method, path)

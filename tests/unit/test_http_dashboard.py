@@ -20,6 +20,7 @@ from projectiond.http import stream
 from projectiond.http.board import make_board
 from projectiond.http.dashboard import Dashboard
 from projectiond.http.headers import SECURITY_HEADERS
+from projectiond.http.health import Health
 from projectiond.http.history import SAMPLES, History
 from projectiond.http.readings import Reading
 from projectiond.http.routes import Routes
@@ -68,9 +69,10 @@ class Site:
     def ask(self, path: str, method: str = "GET", headers: Any = None, content: bytes = b"") -> httpx.Response:  # noqa: ANN401
         settings = Settings(http_token=None if self.token is None else SecretStr(self.token))
         crew, readings, vigil = crew_of(page_of("orders")), FakeReadings(reading_of(state_of())), FakeVigil()
-        dashboard = Dashboard(settings, lambda: crew, vigil, readings)  # type: ignore[arg-type]
+        health = Health(lambda: crew, vigil, readings)  # type: ignore[arg-type]
+        dashboard = Dashboard(settings, lambda: crew, health, readings)  # type: ignore[arg-type]
         dashboard._desk = self.desk  # type: ignore[assignment]
-        routes = Routes(lambda: crew, vigil, readings, FakeWaiters(), dashboard.routes())  # type: ignore[arg-type]
+        routes = Routes(lambda: crew, health, readings, FakeWaiters(), dashboard.routes())  # type: ignore[arg-type]
 
         async def ask() -> httpx.Response:
             transport = httpx.ASGITransport(routes.application(), raise_app_exceptions=False)
@@ -311,7 +313,7 @@ class Source:
         self.history = History()
         self.stream = Stream(
             lambda: crew_of(None),
-            FakeVigil(),
+            Health(lambda: crew_of(None), FakeVigil(), self.readings),  # type: ignore[arg-type]
             self.readings,  # type: ignore[arg-type]
             self.history,
             is_steerable=True,

@@ -1,5 +1,6 @@
 """What is answered: statuses, shapes, headers; and that nothing hostile or secret gets into an answer."""
 
+import asyncio
 import os
 import re
 import time
@@ -7,6 +8,8 @@ from dataclasses import replace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.requests import Request
+from starlette.responses import Response
 
 from projectiond.counters import Count, State, Timing, Wakeup
 from projectiond.errors import (
@@ -109,6 +112,18 @@ class TestHealthz:
         answer = site.ask("/healthz")
         assert answer.status_code == 503
         assert [fault["kind"] for fault in answer.json()["faults"]] == ["supervisor"]
+
+    def test_a_probe_waits_for_no_database(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def hang(**_: object) -> Reading:
+            raise AssertionError("the probe asked the database")
+
+        async def story() -> Response:
+            site.vigil.found = [STALLED]
+            await site.health.judge()
+            monkeypatch.setattr(site.readings, "get", hang)
+            return await site.routes.healthz(Request({"type": "http"}))
+
+        assert asyncio.run(story()).status_code == 503
 
     def test_draining_is_healthy(self) -> None:
         site = Site(crew=crew_of(page_of("orders"), is_draining=True))
@@ -272,6 +287,7 @@ class TestMetrics:
         samples = self.samples(Site(crew=gone))
         assert samples["projection_events_applied_total", "orders"] == 30
         assert samples["projection_runner_state", "orders", "elsewhere"] == 1
+
 
 class TestProjections:
     def test_all_and_one_are_the_same(self) -> None:

@@ -169,3 +169,21 @@ def test_a_thread_that_has_ended_is_started_again(server: HttpServer, monkeypatc
     server.show(Crew(time.monotonic()))
     assert server._thread is not thread
     assert ask(server, "GET /healthz HTTP/1.1")[0] == 200
+
+
+def test_a_server_without_its_judge_ends_and_begins_anew(server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = server._health.judge
+
+    async def fail() -> None:
+        raise RuntimeError("no verdict")
+
+    assert ask(server, "GET /healthz HTTP/1.1")[0] == 200
+    monkeypatch.setattr(server._health, "judge", fail)
+    thread = server._thread
+    assert thread is not None
+    thread.join(5)
+    assert not thread.is_alive()
+    monkeypatch.setattr(server._health, "judge", judge)
+    monkeypatch.setattr(server, "_start_at", 0.0)
+    server.show(Crew(time.monotonic()))
+    assert ask(server, "GET /healthz HTTP/1.1")[0] == 200

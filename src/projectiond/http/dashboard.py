@@ -24,12 +24,12 @@ from projectiond.http.desk import Desk
 from projectiond.http.details import Details
 from projectiond.http.figures import Figures
 from projectiond.http.headers import Json
+from projectiond.http.health import Health
 from projectiond.http.history import SAMPLE_SECONDS, History
 from projectiond.http.page import Page
 from projectiond.http.readings import Readings
 from projectiond.http.stream import Stream
 from projectiond.http.token import Token
-from projectiond.http.vigil import Vigil
 from projectiond.settings import Settings
 
 # Not of the API: what is below it serves the page, and changes with it.
@@ -51,9 +51,9 @@ register_url_convertor("anything", _Anything())
 class Dashboard:
     """Everything of it."""
 
-    def __init__(self, settings: Settings, crew: Callable[[], Crew], vigil: Vigil, readings: Readings) -> None:
+    def __init__(self, settings: Settings, crew: Callable[[], Crew], health: Health, readings: Readings) -> None:
         self._crew = crew
-        self._vigil = vigil
+        self._health = health
         self._readings = readings
         self._token = Token(settings)
         self._history = History()
@@ -63,7 +63,7 @@ class Dashboard:
 
     def routes(self) -> Sequence[BaseRoute]:
         """Give its routes, for one event loop."""
-        stream = Stream(self._crew, self._vigil, self._readings, self._history, is_steerable=self._token.is_set)
+        stream = Stream(self._crew, self._health, self._readings, self._history, is_steerable=self._token.is_set)
         self._details = Details(self._desk, self._history)
         actions = Actions(self._crew, self._desk, self._details, self._token)
         projection = f"{PREFIX}/projections/{{name:anything}}"

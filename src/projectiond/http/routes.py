@@ -29,10 +29,10 @@ from projectiond.http import metrics
 from projectiond.http.crew import Crew
 from projectiond.http.departure import answer_or_departure
 from projectiond.http.headers import JSON_TYPE, Json, SecurityHeaders, as_json
+from projectiond.http.health import Health
 from projectiond.http.kept import Kept
 from projectiond.http.readings import Reading, Readings
 from projectiond.http.shapes import projection_shape, projections_shape, shape_of_fault
-from projectiond.http.vigil import Vigil
 from projectiond.http.waiters import MOST_SECONDS, TooManyWaitersError, Waiters
 from projectiond.waiting import DEFAULT_TIMEOUT_SECONDS
 
@@ -62,13 +62,13 @@ class Routes:
     def __init__(
         self,
         crew: Callable[[], Crew],
-        vigil: Vigil,
+        health: Health,
         readings: Readings,
         waiters: Waiters,
         more: Sequence[BaseRoute] = (),
     ) -> None:
         self._crew = crew
-        self._vigil = vigil
+        self._health = health
         self._readings = readings
         self._waiters = waiters
         self._more = more
@@ -105,18 +105,13 @@ class Routes:
 
     async def healthz(self, _: Request) -> Response:
         """Say whether everything advances that should."""
-        crew = self._crew()
-        faults = self._vigil.faults(crew, time.monotonic())
-        reading = await self._readings.get() if faults else None
-        is_away = reading is not None and reading.was_away(time.monotonic())
-        excused = [fault for fault in faults if is_away and fault.is_excusable]
-        found = [fault for fault in faults if fault not in excused]
-        status = "failing" if found else "draining" if crew.is_draining else "ok"
-        shape: dict[str, Any] = {"status": status, "faults": [shape_of_fault(fault) for fault in found]}
-        if excused and reading is not None:
-            shape["excused"] = [shape_of_fault(fault) for fault in excused]
-            shape["excuse"] = reading.error or "the database was away a moment ago"
-        return Json(shape, 503 if found else 200)
+        verdict = self._health.verdict
+        status = "failing" if verdict.faults else "draining" if self._crew().is_draining else "ok"
+        shape: dict[str, Any] = {"status": status, "faults": [shape_of_fault(fault) for fault in verdict.faults]}
+        if verdict.excused:
+            shape["excused"] = [shape_of_fault(fault) for fault in verdict.excused]
+            shape["excuse"] = verdict.excuse
+        return Json(shape, 503 if verdict.faults else 200)
 
     async def readyz(self, _: Request) -> Response:
         """Say whether the daemon does its work."""
@@ -130,9 +125,8 @@ class Routes:
         reading = await self._readings.get()
 
         def write() -> bytes:
-            crew = self._crew()
-            is_healthy = not self._vigil.faults(crew, time.monotonic())
-            return metrics.expose(metrics.Sources(crew, reading, is_healthy, len(self._waiters)))
+            is_well = self._health.verdict.is_well
+            return metrics.expose(metrics.Sources(self._crew(), reading, is_well, len(self._waiters)))
 
         return self._metrics.answer(request, reading.version(), write)
 

@@ -23,6 +23,7 @@ from projectiond.failure import describe
 from projectiond.http.connections import KEEP_ALIVE_SECONDS, MOST_HEAD_BYTES, BoundedProtocol
 from projectiond.http.crew import Crew
 from projectiond.http.dashboard import Dashboard
+from projectiond.http.health import Health
 from projectiond.http.readings import Readings
 from projectiond.http.routes import Routes
 from projectiond.http.vigil import Vigil
@@ -31,7 +32,7 @@ from projectiond.settings import Settings
 
 BACKLOG: Final = 128
 
-VIGIL_SECONDS: Final = 1.0
+JUDGE_SECONDS: Final = 1.0
 
 # A thread that has ended through a fault of its own is started again after so long.
 RESTART_SECONDS: Final = 5.0
@@ -79,14 +80,15 @@ class HttpServer:
         """
         self._socket = _listen(settings.http_host, settings.http_port)
         self._crew = Crew(taken_at=time.monotonic())
-        self._vigil = Vigil(
+        vigil = Vigil(
             # Before that a handler that takes its time is in the right.
             stall_seconds=max(settings.stall_seconds, settings.handler_timeout_seconds),
             poll_interval_seconds=settings.poll_interval_seconds,
         )
         self._readings = Readings(settings, lambda: self._crew)
+        self._health = Health(lambda: self._crew, vigil, self._readings)
         self._waiters = Waiters(settings)
-        self._dashboard = Dashboard(settings, lambda: self._crew, self._vigil, self._readings)
+        self._dashboard = Dashboard(settings, lambda: self._crew, self._health, self._readings)
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
         self._start_at = 0.0
@@ -136,7 +138,7 @@ class HttpServer:
             log.error(logs.HTTP_FAILED, error=describe(error))  # noqa: TRY400 - as above
 
     async def _serve(self) -> None:
-        routes = Routes(lambda: self._crew, self._vigil, self._readings, self._waiters, self._dashboard.routes())
+        routes = Routes(lambda: self._crew, self._health, self._readings, self._waiters, self._dashboard.routes())
         config = uvicorn.Config(
             routes.application(),
             http=BoundedProtocol,
@@ -154,19 +156,22 @@ class HttpServer:
             h11_max_incomplete_event_size=MOST_HEAD_BYTES,
         )
         self._server = _Server(config)
-        watching = asyncio.gather(self._keep_vigil(), self._dashboard.keep_history())
+        server = self._server
+        watching = asyncio.gather(self._judge(), self._dashboard.keep_history())
+        # Without its judge it would tell the last verdict for ever.
+        watching.add_done_callback(lambda _: server.end())
         try:
             # A copy, for uvicorn closes what it is given.
-            await self._server.serve([self._socket.dup()])
+            await server.serve([self._socket.dup()])
         finally:
             watching.cancel()
             with suppress(asyncio.CancelledError):
                 await watching
 
-    async def _keep_vigil(self) -> None:
+    async def _judge(self) -> None:
         while True:
-            self._vigil.observe(self._crew, time.monotonic())
-            await asyncio.sleep(VIGIL_SECONDS)
+            await self._health.judge()
+            await asyncio.sleep(JUDGE_SECONDS)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -24,9 +24,9 @@ from projectiond import __version__
 from projectiond.http.board import Board, make_board
 from projectiond.http.crew import Crew
 from projectiond.http.headers import Json
+from projectiond.http.health import Health
 from projectiond.http.history import SAMPLE_SECONDS, SAMPLES, History
 from projectiond.http.readings import Readings
-from projectiond.http.vigil import Vigil
 
 MOST_VIEWERS: Final = 32
 TICK_SECONDS: Final = 1.0
@@ -42,10 +42,10 @@ class Stream:
     """The one source; made for each event loop."""
 
     def __init__(
-        self, crew: Callable[[], Crew], vigil: Vigil, readings: Readings, history: History, *, is_steerable: bool
+        self, crew: Callable[[], Crew], health: Health, readings: Readings, history: History, *, is_steerable: bool
     ) -> None:
         self._crew = crew
-        self._vigil = vigil
+        self._health = health
         self._readings = readings
         self._history = history
         self._server = {
@@ -101,7 +101,7 @@ class Stream:
             reading = await self._readings.get()
             now = time.monotonic()
             self._history.note_errors(reading)
-            board = make_board(self._crew(), reading, self._history, self._vigil.faults(self._crew(), now), now)
+            board = make_board(self._crew(), reading, self._history, self._health.verdict.faults, now)
             self._change = self._changed(self._board, board)
             self._board, self._picture = board, b""
             async with self._ticked:
