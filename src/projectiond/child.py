@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from projectiond.recorder import InHand, Page, Recorder, create_recorder_file
@@ -72,8 +72,8 @@ class Child:
         """Give the events that handlers have, or had when the process died."""
         return self._recorder.read_in_hand()
 
-    def wanting_builder(self) -> Sequence[str]:
-        """Name the projections of this worker that are to be built anew beside their live tables."""
+    def wanting_builder(self) -> Mapping[str, int]:
+        """Give the projections of this worker that are to be built anew, with the number of the request."""
         return self._recorder.read_wanting_builder()
 
     def page(self) -> Page:

@@ -133,6 +133,7 @@ class ProjectionCounters(_Block):
 
     def __init__(self, memory: _Memory, offset: int) -> None:
         super().__init__(memory, offset, PROJECTION_NUMBERS)
+        self._requests = 0
 
     def note_start(self) -> None:
         """A runner begins."""
@@ -144,9 +145,10 @@ class ProjectionCounters(_Block):
         self._set(_STATE, State.ELSEWHERE)
         self._set(_WANTS_BUILDER, 0)
 
-    def note_rebuild(self, *, is_wanted: bool) -> None:
-        """Say whether the projection is to be built anew beside its live tables."""
-        self._set(_WANTS_BUILDER, is_wanted)
+    def note_rebuild(self, *, is_wanted: bool, is_new: bool) -> None:
+        """Say whether it is to be built anew beside its live tables, and whether nobody has begun that yet."""
+        self._requests += is_wanted and is_new
+        self._set(_WANTS_BUILDER, max(1, self._requests) if is_wanted else 0)
 
     def note_state(self, state: State, position: int | None) -> None:
         """Say where it is after a step that went well, and what it does now."""
@@ -179,9 +181,12 @@ class ProjectionCounters(_Block):
         self._add(what + place)
 
 
-def wants_builder(memory: _Memory, offset: int) -> bool:
-    """Say of the projection whose block begins there whether it is to be built anew beside its live tables."""
-    return bool(_NUMBER.unpack_from(memory, offset + _WANTS_BUILDER * _BYTES)[0])
+def wants_builder(memory: _Memory, offset: int) -> int:
+    """Give the number of the request, if the projection whose block begins there is to be built anew, else 0.
+
+    The number tells a request from the one before; a builder that began late may meet two numbers of one request.
+    """
+    return int(_NUMBER.unpack_from(memory, offset + _WANTS_BUILDER * _BYTES)[0])
 
 
 class WorkerCounters(_Block):

@@ -2,7 +2,8 @@
 
 Called by the supervisor a few times a second with the names of the projections that want one; their runners say so in
 the flight recorder.  One builder works at a time, the other projections queue.  A builder takes its projection as far
-as it goes and ends, so a rebuild that fails does not keep the next one waiting: it is tried again after a minute.
+as it goes and ends, so a rebuild that fails does not keep the next one waiting: it is tried again after a minute, or
+at once when somebody asks for it anew.
 
 A builder in which a handler hangs is killed, and one that dies with an event in hand is suspected of it, by the same
 means as a worker.  What comes of it is another: nothing is paused, the rebuild's row says why it does not go on.
@@ -10,7 +11,7 @@ means as a worker.  What comes of it is another: nothing is paused, the rebuild'
 
 import signal
 import time
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Final
 
 import psycopg
@@ -57,6 +58,8 @@ class Foreman:
         self._child: Child | None = None
         self._name = ""
         self._next_at: dict[str, float] = {}
+        # The request that the last builder was started for.
+        self._answered: dict[str, int] = {}
         self._deaths: dict[str, int] = {}
         # What could not be written into the rebuild's row yet.
         self._untold: list[tuple[str, InHand | None, str]] = []
@@ -74,12 +77,13 @@ class Foreman:
         """The projection that is being built, if there is one."""
         return None if self._child is None else self._name
 
-    def tend(self, wanted: Collection[str]) -> None:
+    def tend(self, wanted: Mapping[str, int]) -> None:
         """Look after the builder at work, or start the one whose turn it is.
 
         Args:
-            wanted: The projections that are to be built anew.
+            wanted: The projections that are to be built anew, with the number of the request.
         """
+        self._answered = {name: request for name, request in self._answered.items() if name in wanted}
         child = self._child
         if child is None:
             self._start(wanted)
@@ -89,9 +93,13 @@ class Foreman:
             self._check(child)
         self._tell()
 
-    def _start(self, wanted: Collection[str]) -> None:
+    def _start(self, wanted: Mapping[str, int]) -> None:
         now = time.monotonic()
-        due = [name for name in sorted(wanted) if self._next_at.get(name, 0.0) <= now]
+        due = [
+            name
+            for name, request in sorted(wanted.items())
+            if self._next_at.get(name, 0.0) <= now or self._answered.get(name) != request
+        ]
         if not due:
             return
         # The one that has waited longest.
@@ -103,6 +111,7 @@ class Foreman:
             log.error(logs.BUILDER_EXITED, projection=name, how=f"it could not be started: {error}")  # noqa: TRY400
             self._next_at[name] = now + FAILED_SECONDS
         self._name = name
+        self._answered[name] = wanted[name]
 
     def _check(self, child: Child) -> None:
         limit = self._settings.handler_timeout_seconds

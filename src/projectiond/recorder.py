@@ -132,14 +132,14 @@ class Recorder:
             _counters=self._memory[_COUNTERS_AT : _COUNTERS_AT + worker.slots * PROJECTION_BYTES],
         )
 
-    def read_wanting_builder(self) -> Sequence[str]:
-        """Name the projections that are to be built anew beside their live tables."""
+    def read_wanting_builder(self) -> Mapping[str, int]:
+        """Give the projections that are to be built anew beside their live tables, with the number of the request."""
         slots = WorkerNumbers.unpack(self._memory[_WORKER_AT:_COUNTERS_AT]).slots
-        found = []
+        found = {}
         for index in range(slots):
-            if wants_builder(self._memory, _COUNTERS_AT + index * PROJECTION_BYTES):
+            if request := wants_builder(self._memory, _COUNTERS_AT + index * PROJECTION_BYTES):
                 _, _, name = _SLOT.unpack_from(self._memory, _HEADER.size + index * _SLOT.size)
-                found.append(name.rstrip(b"\0").decode(errors="replace"))
+                found[name.rstrip(b"\0").decode(errors="replace")] = request
         return found
 
     def read_in_hand(self) -> Sequence[InHand]:

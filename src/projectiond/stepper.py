@@ -221,7 +221,8 @@ class Stepper:
         return now
 
     def _note_rebuild(self, known: Checkpoint | None, now: Checkpoint) -> None:
-        self._counters.note_rebuild(is_wanted=now.is_rebuilt_beside and bool(self.definition.tables))
+        is_wanted = now.is_rebuilt_beside and bool(self.definition.tables)
+        self._counters.note_rebuild(is_wanted=is_wanted, is_new=now.rebuild_mode is None)
         self.definition.projection.is_rebuilding = self._surroundings.is_replay or now.is_rebuilt_in_place
         if known is not None and known.is_rebuilt_beside and now.status != known.status:
             # The tables may be others now.

@@ -152,7 +152,7 @@ class Supervisor:
             else:
                 self._check(post, post.child)
             self._note_readiness(post)
-        self._foreman.tend({name for child in self._children() for name in child.wanting_builder()})
+        self._foreman.tend({n: request for child in self._children() for n, request in child.wanting_builder().items()})
         self._show()
         self._execute_verdicts()
         self._tell_systemd()

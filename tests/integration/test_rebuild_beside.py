@@ -65,6 +65,20 @@ def nothing_is_left(reporter: Reporter) -> bool:
 # --- from the request to the finish
 
 
+def test_a_new_request_is_told_from_one_that_has_failed(database: Database) -> None:
+    number = append(database.connect(), "Anything")
+    db = databases.connect(database.dsn, role="test", statement_timeout_seconds=30)
+    with Daemon(database, journal("journal")) as daemon, db:
+        daemon.wait_until_at("journal", number)
+        steering.rebuild(db, "journal")
+        eventually(lambda: daemon.recorder.read_wanting_builder() == {"journal": 1}, 10, "nobody asked for a builder")
+        note_failure(db, "journal", "no space left")
+        steering.rebuild(db, "journal")
+        eventually(lambda: daemon.recorder.read_wanting_builder() == {"journal": 2}, 10, "it is as the one before")
+        steering.pause(db, "journal")
+        eventually(lambda: daemon.recorder.read_wanting_builder() == {}, 10, "somebody builds though it is paused")
+
+
 def test_the_live_tables_are_served_and_updated_until_they_become_what_the_replay_gave(
     database: Database, kind: Journal
 ) -> None:
