@@ -1,0 +1,41 @@
+"""A worker's pool goes on trying at short intervals, however long the database has been away."""
+
+from typing import Any
+
+import psycopg
+import psycopg_pool
+import pytest
+
+from projectiond import worker
+from projectiond.connection import Connection
+from tests.support.daemon import Daemon, journal
+from tests.support.events import append
+from tests.support.postgres import Database
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.integration, pytest.mark.any_server]
+
+
+def test_a_runner_that_waits_for_a_connection_gets_one_soon_after_the_pool_has_given_up(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[str] = []
+    is_refusing = True
+    connect = Connection.connect
+
+    def connect_or_not(dsn: str, **kwargs: Any) -> Connection:  # noqa: ANN401 - as psycopg has it
+        if is_refusing and kwargs["application_name"] == "projectiond/runner":
+            refused.append(dsn)
+            raise psycopg.OperationalError("sorry, too many clients already")
+        return connect(dsn, **kwargs)
+
+    monkeypatch.setattr(Connection, "connect", connect_or_not)
+    # As psycopg's pause is after an outage of many minutes.
+    monkeypatch.setattr(psycopg_pool.base.AttemptWithBackoff, "INITIAL_DELAY", 200.0)
+    monkeypatch.setattr(worker, "LONGEST_RECONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(worker, "TICK_SECONDS", 0.1)
+    with Daemon(database, journal()) as daemon:
+        # The second of them is the end of an attempt: the pool has given up, while a runner waits in its queue.
+        eventually(lambda: len(refused) > 3)
+        is_refusing = False
+        daemon.wait_until_at("journal", append(database.connect(), "OrderPlaced"))
