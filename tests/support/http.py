@@ -102,6 +102,9 @@ class FakeReadings:
         self.asked += 1
         return self.reading
 
+    def fresh_seconds(self) -> float:
+        return 0.0
+
 
 @dataclass
 class FakeWaiters:

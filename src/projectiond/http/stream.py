@@ -1,9 +1,9 @@
 """The stream: the dashboard's picture, live, by server-sent events.
 
-One source for all viewers: while somebody looks it makes a board once a second, of the shared reading, and writes down
-once what is new in it.  Each viewer is sent the whole picture first (``picture``), then what has changed (``change``).
-Who is slow misses some and is sent the whole again, so nothing piles up.  A stream ends by itself (``over``) before a
-connection's deadline, and the page opens the next one.
+One source for all viewers: while somebody looks it makes a board of each shared reading, about once a second, and
+writes down once what is new in it.  Each viewer is sent the whole picture first (``picture``), then what has changed
+(``change``).  Who is slow misses some and is sent the whole again, so nothing piles up.  A stream ends by itself
+(``over``) before a connection's deadline, and the page opens the next one.
 
 The whole protocol, in JSON: ``picture`` has ``server``, ``store``, ``roster``, ``projections``, ``lags`` (by name, the
 oldest first); ``change`` has ``store``, ``changed`` (whole entries), ``gone`` (names), ``roster`` when it is another,
@@ -107,7 +107,9 @@ class Stream:
             async with self._ticked:
                 self._tick += 1
                 self._ticked.notify_all()
-            await asyncio.sleep(max(0.0, TICK_SECONDS - (time.monotonic() - now)))
+            # In step with the readings: by a beat of its own it would show one that others had made a moment before
+            # something was done, and the next a whole beat later.
+            await asyncio.sleep(min(self._readings.fresh_seconds() or TICK_SECONDS, TICK_SECONDS))
         # Whoever comes next is not to be shown what was.
         self._board = None
 
