@@ -120,7 +120,7 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         HTTP_STARTED: "health, metrics and the API are served at this address",
         HTTP_FAILED: "an answer could not be given, or the server ended and is started again; workers go on",
         HTTP_STEERED: "somebody with the token has done this over HTTP",
-        HTTP_REFUSED: "somebody without the right token, or from another page, tried to change something over HTTP",
+        HTTP_REFUSED: "somebody asked over HTTP without the right token, from another page, or by another name",
         DATABASE_CHECKED: "the daemon uses this database, and everything that it needs is there",
         DATABASE_UNAVAILABLE: "the database does not answer; the daemon keeps trying",
         DATABASE_RESTORED: "the database answers again, and the worker competes for leases again",

@@ -145,6 +145,11 @@ class Settings(BaseSettings):
     )
     http_host: str = Field("127.0.0.1", min_length=1, description="address of health and metrics")
     http_port: Count = Field(8790, ge=0, le=65_535, description="port of health and metrics; 0: none")
+    http_allowed_hosts: str = Field(
+        "",
+        pattern=r"^(\*|[\w.-]+( *, *[\w.-]+)*)?$",
+        description="names with a dot by which it may be asked over HTTP, between commas; *: by any",
+    )
     http_token: SecretStr | None = Field(
         None, description="who has it may pause, resume, rebuild and read dead letters over HTTP; none: nobody may"
     )

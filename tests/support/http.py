@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +12,7 @@ import httpx
 
 from projectiond.http.crew import Crew, Member
 from projectiond.http.health import Health
+from projectiond.http.hosts import KnownHosts
 from projectiond.http.readings import Reading
 from projectiond.http.routes import Routes
 from projectiond.http.vigil import Fault, Vigil
@@ -19,6 +20,7 @@ from projectiond.http.waiters import Outcome
 from projectiond.overview import Overview, ProjectionState
 from projectiond.recorder import Page, Recorder, create_recorder_file
 from projectiond.roster import LiveWorker
+from projectiond.settings import Settings
 
 
 def free_port() -> int:
@@ -131,18 +133,21 @@ class Site:
     vigil: FakeVigil = field(default_factory=FakeVigil)
     readings: FakeReadings = field(default_factory=lambda: FakeReadings(reading_of(state_of())))
     waiters: FakeWaiters = field(default_factory=FakeWaiters)
+    settings: Settings = field(default_factory=Settings)
 
     def __post_init__(self) -> None:
         self.health = Health(lambda: self.crew, self.vigil, self.readings)  # type: ignore[arg-type]
         self.routes = Routes(lambda: self.crew, self.health, self.readings, self.waiters)  # type: ignore[arg-type]
 
-    def ask(self, path: str, method: str = "GET") -> httpx.Response:
+    def ask(self, path: str, method: str = "GET", headers: Mapping[str, str] | None = None) -> httpx.Response:
         """Ask it, right after a verdict."""
 
         async def ask() -> httpx.Response:
             await self.health.judge()
-            transport = httpx.ASGITransport(self.routes.application(), raise_app_exceptions=False)
+            transport = httpx.ASGITransport(
+                KnownHosts(self.routes.application(), self.settings), raise_app_exceptions=False
+            )
             async with httpx.AsyncClient(transport=transport, base_url="http://daemon") as client:
-                return await client.request(method, path)
+                return await client.request(method, path, headers=headers)
 
         return asyncio.run(ask())

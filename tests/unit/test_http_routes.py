@@ -27,6 +27,7 @@ from projectiond.http.vigil import Fault
 from projectiond.http.waiters import Outcome, TooManyWaitersError
 from projectiond.overview import Hold, RebuildState
 from projectiond.recorder import Recorder
+from projectiond.settings import Settings
 from tests.support.http import FakeReadings, FakeWaiters, Site, crew_of, page_of, reading_of, state_of
 
 STALLED = Fault("projection", "orders", 1, "it stands at 41, and there is more to apply", 130.04)
@@ -76,6 +77,43 @@ class TestHeaders:
         assert answer.status_code == 500
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert answer.json() == {"error": "an error of projectiond itself", "hint": "its log says more"}
+
+
+class TestHosts:
+    @pytest.mark.parametrize(
+        "host",
+        [
+            "127.0.0.1:8790",
+            "[::1]:8790",
+            "10.1.2.3",
+            "localhost",
+            "localhost.",
+            "web-1:80",
+            "ops.example.com",
+            "OPS.Example.com:1",
+        ],
+    )
+    def test_an_address_a_name_without_a_dot_and_those_of_the_settings_are_answered(
+        self, site: Site, host: str
+    ) -> None:
+        site.settings = Settings(http_allowed_hosts="a.example, ops.example.com")
+        assert site.ask("/metrics", headers={"Host": host}).status_code == 200
+
+    @pytest.mark.parametrize("path", ["/", "/healthz", "/metrics", API, "/static/app.js", "/dashboard/stream"])
+    @pytest.mark.parametrize(
+        "host", ["rebound.example", "127.0.0.1.rebound.example:8790", "a.example, b", "[a.b", "a.b:c"]
+    )
+    def test_another_name_is_refused_whatever_is_asked_for(self, site: Site, path: str, host: str) -> None:
+        answer = site.ask(path, headers={"Host": host})
+        assert answer.status_code == 421
+        assert "http_allowed_hosts" in answer.json()["hint"]
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+
+    def test_any_name_is_answered_where_that_is_wanted(self, site: Site) -> None:
+        site.settings = Settings(http_allowed_hosts="*")
+        assert site.ask("/metrics", headers={"Host": "rebound.example"}).status_code == 200
+        site.settings = Settings(http_host="db-1.example")
+        assert site.ask("/metrics", headers={"Host": "db-1.example:8790"}).status_code == 200
 
 
 class TestHealthz:

@@ -95,6 +95,7 @@ class TestSources:
             "drain_seconds": ("0", 0.0),
             "http_host": ("::1", "::1"),
             "http_port": ("0", 0),
+            "http_allowed_hosts": ("a.example, b.example", "a.example, b.example"),
             "stall_seconds": ("7.5", 7.5),
             "log_format": ("json", "json"),
             "log_level": ("debug", "debug"),

@@ -24,6 +24,7 @@ from projectiond.http.connections import KEEP_ALIVE_SECONDS, MOST_HEAD_BYTES, Bo
 from projectiond.http.crew import Crew
 from projectiond.http.dashboard import Dashboard
 from projectiond.http.health import Health
+from projectiond.http.hosts import KnownHosts
 from projectiond.http.readings import Readings
 from projectiond.http.routes import Routes
 from projectiond.http.vigil import Vigil
@@ -78,6 +79,7 @@ class HttpServer:
         Raises:
             ConfigurationError: The address cannot be listened on.
         """
+        self._settings = settings
         self._socket = _listen(settings.http_host, settings.http_port)
         self._crew = Crew(taken_at=time.monotonic())
         vigil = Vigil(
@@ -140,7 +142,7 @@ class HttpServer:
     async def _serve(self) -> None:
         routes = Routes(lambda: self._crew, self._health, self._readings, self._waiters, self._dashboard.routes())
         config = uvicorn.Config(
-            routes.application(),
+            KnownHosts(routes.application(), self._settings),
             http=BoundedProtocol,
             ws="none",
             lifespan="off",
