@@ -28,6 +28,7 @@ from projectiond.failure import describe
 from projectiond.http import metrics
 from projectiond.http.crew import Crew
 from projectiond.http.departure import answer_or_departure
+from projectiond.http.exposition import CONTENT_TYPE
 from projectiond.http.headers import JSON_TYPE, Json, SecurityHeaders, as_json
 from projectiond.http.health import Health
 from projectiond.http.kept import Kept
@@ -38,9 +39,8 @@ from projectiond.waiting import DEFAULT_TIMEOUT_SECONDS
 
 API: Final = "/api/v1"
 
-# How long these are given again before they are written anew, while the reading is the same.
-METRICS_SECONDS: Final = 1.0
-PROJECTIONS_SECONDS: Final = 0.2
+# How long the metrics and the list of projections are given again while the reading is the same: as long as it is.
+KEPT_SECONDS: Final = 1.0
 
 LARGEST_NUMBER: Final = 2**63 - 1
 
@@ -72,8 +72,8 @@ class Routes:
         self._readings = readings
         self._waiters = waiters
         self._more = more
-        self._metrics = Kept(METRICS_SECONDS, metrics.CONTENT_TYPE)
-        self._projections = Kept(PROJECTIONS_SECONDS, JSON_TYPE)
+        self._metrics = Kept(KEPT_SECONDS, CONTENT_TYPE)
+        self._projections = Kept(KEPT_SECONDS, JSON_TYPE)
         self._repeats = logs.RateLimited(log)
 
     def application(self) -> ASGIApp:
