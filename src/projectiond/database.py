@@ -15,7 +15,7 @@ from typing import Any, Final, LiteralString
 import psycopg
 from psycopg import conninfo
 from psycopg.rows import TupleRow
-from psycopg_pool import ConnectionPool
+from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from projectiond import logs, sql
 from projectiond.connection import Connection as Connection  # noqa: PLC0414 - opened here, and asked for here
@@ -33,6 +33,12 @@ CONNECT_TIMEOUT_SECONDS: Final = 10
 # How long a runner waits for a free connection of its worker's pool before it counts as trouble and is logged.  Long,
 # for whoever gives up loses its place in the queue.
 POOL_TIMEOUT_SECONDS: Final = 120.0
+
+# No pause between two attempts to reach the server is longer, however long it has been away.
+LONGEST_RECONNECT_SECONDS: Final = 5.0
+
+# As short as can be: it is the request that counts.
+REQUEST_SECONDS: Final = 0.001
 
 
 def connect(
@@ -80,6 +86,9 @@ def open_pool(
         min_size=1,
         max_size=size,
         timeout=POOL_TIMEOUT_SECONDS,
+        # The pool's own pauses double until then.
+        reconnect_timeout=LONGEST_RECONNECT_SECONDS,
+        reconnect_failed=_begin_anew,
         name=role,
         open=True,
     )
@@ -95,6 +104,12 @@ def borrow(pool: ConnectionPool[Connection]) -> Iterator[Connection]:
             if db.is_altered:
                 # The next to borrow it would inherit what was done to it; the pool opens a new one.
                 db.close()
+
+
+def _begin_anew(pool: ConnectionPool[Any]) -> None:
+    """Have a pool that has given up try again, with short pauses: a new request makes it grow, an old one does not."""
+    with suppress(PoolTimeout, PoolClosed):
+        pool.putconn(pool.getconn(REQUEST_SECONDS))
 
 
 def configure(db: Connection, statement_timeout_seconds: float, first_schema: str = "", replay_id: str = "") -> None:

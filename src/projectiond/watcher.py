@@ -44,7 +44,7 @@ from tenacity.wait import wait_exponential, wait_random
 
 from projectiond import logs, sql
 from projectiond.counters import WORKER_BYTES, Wakeup, WorkerCounters
-from projectiond.database import Connection, check_server, connect
+from projectiond.database import LONGEST_RECONNECT_SECONDS, Connection, check_server, connect
 from projectiond.doorbell import Arming, Doorbell
 from projectiond.errors import DatabaseUnavailableError, ProjectiondError
 from projectiond.failure import describe
@@ -63,8 +63,6 @@ LONGEST_PAUSE_SECONDS: Final = 0.05
 
 # A runner that waited a moment ago is at work on what it was woken for, and soon back: events are read along for it.
 BACK_SECONDS: Final = 0.1
-
-LONGEST_RECONNECT_SECONDS: Final = 5.0
 
 log = logs.get_logger()
 

@@ -21,12 +21,10 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Final
 
 import psycopg
-from psycopg_pool import PoolTimeout
 
 from projectiond import __version__, logs, sql
 from projectiond.change import meet_tables
@@ -46,7 +44,7 @@ from projectiond.roster import enter_worker, note_begun, note_ended
 from projectiond.runner import Runner
 from projectiond.settings import Settings
 from projectiond.surroundings import Surroundings
-from projectiond.watcher import LONGEST_RECONNECT_SECONDS, Watcher
+from projectiond.watcher import Watcher
 from projectiond.wire import Briefing, Care
 
 TICK_SECONDS: Final = 1.0
@@ -56,9 +54,6 @@ LEAVING_TICK_SECONDS: Final = 0.05
 
 # Exit code for "started again it would fail again"; the number that sysexits.h gives to a configuration error.
 EXIT_CONFIGURATION: Final = 78
-
-# As short as can be: it is the request that counts.
-REQUEST_SECONDS: Final = 0.001
 
 # Connections outside the pool: leases and watcher.
 RESERVED_CONNECTIONS: Final = 2
@@ -117,8 +112,6 @@ class Worker:
             statement_timeout_seconds=settings.statement_timeout_seconds,
             size=settings.pool_size - RESERVED_CONNECTIONS,
         )
-        # Its own pauses double until then; who gives up begins anew with a short one (_keep_pool_trying).
-        self._pool.reconnect_timeout = LONGEST_RECONNECT_SECONDS
         # One connection of the pool is kept for runners at the head, which want it for milliseconds.
         self._turns = threading.Semaphore(max(1, settings.pool_size - RESERVED_CONNECTIONS - 1))
         self._lanes = [Lane((settings.pool_size - RESERVED_CONNECTIONS) // LANES) for _ in range(LANES)]
@@ -160,9 +153,7 @@ class Worker:
             if is_connected:
                 self._await_first_look()
             self._recorder.beat(is_ready=is_connected and self._watcher.is_ready)
-            numbers = self._pool.get_stats()
-            self._recorder.worker.note_holdings(len(self._runners), numbers)
-            self._keep_pool_trying(numbers)
+            self._recorder.worker.note_holdings(len(self._runners), self._pool.get_stats())
             self._is_called.wait(LEAVING_TICK_SECONDS if self._leaving else TICK_SECONDS)
             self._is_called.clear()
         self._shut_down()
@@ -172,12 +163,6 @@ class Worker:
         deadline = time.monotonic() + TICK_SECONDS
         while not self._watcher.is_ready and time.monotonic() < deadline and not self._draining.is_set():
             self._draining.wait(TICK_SECONDS / 100)
-
-    def _keep_pool_trying(self, numbers: Mapping[str, int]) -> None:
-        """Have a pool that has given up begin anew: a request makes it grow, and those in its queue made theirs."""
-        if numbers["requests_waiting"] and not numbers["pool_size"]:
-            with suppress(PoolTimeout):
-                self._pool.putconn(self._pool.getconn(REQUEST_SECONDS))
 
     # --- leases
 

@@ -1,4 +1,4 @@
-"""A worker's pool goes on trying at short intervals, however long the database has been away."""
+"""A pool goes on trying at short intervals, however long the database has been away."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import psycopg
 import psycopg_pool
 import pytest
 
-from projectiond import worker
+from projectiond import database as database_module
 from projectiond.connection import Connection
 from tests.support.daemon import Daemon, journal
 from tests.support.events import append
@@ -32,8 +32,7 @@ def test_a_runner_that_waits_for_a_connection_gets_one_soon_after_the_pool_has_g
     monkeypatch.setattr(Connection, "connect", connect_or_not)
     # As psycopg's pause is after an outage of many minutes.
     monkeypatch.setattr(psycopg_pool.base.AttemptWithBackoff, "INITIAL_DELAY", 200.0)
-    monkeypatch.setattr(worker, "LONGEST_RECONNECT_SECONDS", 0.2)
-    monkeypatch.setattr(worker, "TICK_SECONDS", 0.1)
+    monkeypatch.setattr(database_module, "LONGEST_RECONNECT_SECONDS", 0.2)
     with Daemon(database, journal()) as daemon:
         # The second of them is the end of an attempt: the pool has given up, while a runner waits in its queue.
         eventually(lambda: len(refused) > 3)
