@@ -96,8 +96,7 @@ def browser() -> Iterator[Any]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look more often than once a second."""
     monkeypatch.setattr(stream, "TICK_SECONDS", 0.1)
-    for name in ("CACHE_SECONDS", "HELD_CACHE_SECONDS"):
-        monkeypatch.setattr(readings, name, 0.1)
+    monkeypatch.setattr(readings, "CACHE_SECONDS", 0.1)
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 from pydantic import SecretStr
+from starlette.responses import Response
 
 from projectiond.errors import ConfigurationError
-from projectiond.http import connections
+from projectiond.http import connections, page
 from projectiond.http.connections import MOST_HEAD_BYTES
 from projectiond.http.crew import Crew
 from projectiond.http.server import HttpServer
@@ -19,6 +20,8 @@ from tests.support.http import free_port
 from tests.support.waiting import eventually
 
 PASSWORD = "p%C3%A4ss%25w%22o%5Cr%7Bd%7D%20hunter2"
+
+WAIT = b"GET /api/v1/projections/a/wait?sequence=1&timeout=60 HTTP/1.1\r\nHost: x\r\n\r\n"
 
 Answer = tuple[int, dict[str, str], bytes]
 
@@ -115,16 +118,56 @@ def test_a_body_is_not_waited_for(server: HttpServer) -> None:
         assert client.recv(100).startswith(b"HTTP/1.1 200")
 
 
-def test_more_connections_than_may_be_are_refused(server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_connections_than_can_be_answered_are_refused(server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "MOST_CONNECTIONS", 2)
-    with connect(server) as first, connect(server):
-        first.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert first.recv(100).startswith(b"HTTP/1.1 200")
+    monkeypatch.setattr(server._waiters, "_admit", lambda _: None)
+    with connect(server) as first, connect(server) as second:
+        for client in (first, second):
+            client.sendall(WAIT)
+        eventually(lambda: len(being_answered(server)) == 2, 5, "they are not being answered")
         with connect(server) as third:
             status, headers, body = read(third)
         assert (status, body) == (503, b"too many connections")
         assert headers["x-frame-options"] == "DENY"
     eventually(lambda: ask(server, "GET /healthz HTTP/1.1")[0] == 200, 5, "the places did not become free")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET /healthz HTTP/1.1\r\nX: ",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n",
+    ],
+    ids=["nothing", "half a request", "one request", "a body without an end"],
+)
+def test_connections_that_do_nothing_make_room_for_a_probe(
+    server: HttpServer, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 5)
+    with contextlib.ExitStack() as idle:
+        for _ in range(20):
+            client = idle.enter_context(connect(server))
+            client.sendall(sent)
+        for _ in range(3):
+            assert ask(server, "GET /healthz HTTP/1.1")[0] == 200
+        assert server._server is not None
+        assert len(server._server.server_state.connections) <= 5
+
+
+def test_who_does_not_read_its_answer_makes_room_too(server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 1)
+    monkeypatch.setattr(page.Page, "_give", lambda *_: Response(b"x" * 20_000_000))
+    with connect(server) as client:
+        client.sendall(b"GET /static/app.js HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.recv(1)
+        assert ask(server, "GET /healthz HTTP/1.1")[0] == 200
+
+
+def being_answered(server: HttpServer) -> list[object]:
+    assert server._server is not None
+    return [one for one in server._server.server_state.connections if not one.is_idle]  # type: ignore[union-attr]
 
 
 def test_a_request_that_does_not_end_is_cut_off(server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +193,7 @@ def test_an_answer_that_nobody_reads_is_cut_off(server: HttpServer, monkeypatch:
     monkeypatch.setattr(connections, "ANSWER_SECONDS", 0.2)
     monkeypatch.setattr(server._waiters, "_admit", lambda _: None)
     with connect(server) as client:
-        client.sendall(b"GET /api/v1/projections/a/wait?sequence=1&timeout=60 HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.sendall(WAIT)
         with contextlib.suppress(ConnectionResetError):
             client.recv(1_000)
             assert client.recv(100) == b""

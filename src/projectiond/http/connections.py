@@ -2,6 +2,9 @@
 
 uvicorn's own limits leave two holes: a connection that never sends a whole request is kept for ever, and so is one that
 does not read its answer.  Here each connection has a deadline in either state, after which it is cut off.
+
+When there are as many as may be, the one that has been idle for longest makes room: whoever opens many and
+says nothing cannot keep a probe out.  All others are being answered, and a new one is refused.
 """
 
 import asyncio
@@ -29,15 +32,17 @@ KEEP_ALIVE_SECONDS: Final = 5
 
 
 class BoundedProtocol(H11Protocol):
-    """uvicorn's protocol with a deadline, and refused when there are too many."""
+    """uvicorn's protocol with a deadline, and with room for a new one when there are too many."""
 
     _deadline: asyncio.TimerHandle | None = None
+    since = 0.0
+    """When the state that it is in began, by the loop's clock."""
     _is_answering = False
     _is_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, or refuse it."""
-        if len(self.connections) >= MOST_CONNECTIONS:
+        if len(self.connections) >= MOST_CONNECTIONS and not self._make_room():
             self._is_refused = True
             self.transport = transport
             self._end(503, b"too many connections")
@@ -67,6 +72,23 @@ class BoundedProtocol(H11Protocol):
             self._deadline.cancel()
         super().connection_lost(exc)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is the client's turn: to ask, or to read."""
+        cycle = getattr(self, "cycle", None)
+        return cycle is None or cycle.response_complete or self.flow.write_paused
+
+    def _make_room(self) -> bool:
+        """Cut off the connection that has been idle for longest; False when none is."""
+        idle = [other for other in self.connections if isinstance(other, BoundedProtocol) and other.is_idle]
+        if not idle:
+            return False
+        oldest = min(idle, key=lambda other: other.since)
+        # It hears of its end only later, and is not to be counted until then.
+        self.connections.discard(oldest)
+        oldest.transport.abort()
+        return True
+
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, or too large."""
         self._end(400, msg.lower().encode())
@@ -75,6 +97,7 @@ class BoundedProtocol(H11Protocol):
         """Set the deadline of the state that begins; whatever comes in the middle of one does not move it."""
         if self._deadline is not None:
             self._deadline.cancel()
+        self.since = self.loop.time()
         self._deadline = self.loop.call_later(seconds, self.transport.abort)
 
     def _end(self, status: int, text: bytes) -> None:
