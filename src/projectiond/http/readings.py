@@ -29,7 +29,7 @@ from projectiond.overview import Overview, read_overview
 from projectiond.settings import Settings
 
 # What has been done elsewhere, by a command or in SQL, is to be seen within a second.
-CACHE_SECONDS: Final = 0.9
+CACHE_SECONDS: Final = 0.8
 
 # A reading may take this share of the time, as where a million dead letters are to be counted, up to so long a pause.
 COST_SHARE: Final = 0.1
