@@ -13,6 +13,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 from pydantic import SecretStr
+from starlette.requests import Request
 
 from projectiond.counters import State
 from projectiond.errors import DatabaseUnavailableError
@@ -409,8 +410,10 @@ class TestStream:
             source = Source()
             view = source.view()
             await message_of(view)
-            answer = await source.stream.open(None)  # type: ignore[arg-type]
+            answer = await source.stream.open(Request({"type": "http", "method": "GET"}))
             assert answer.status_code == 503
+            head = await source.stream.open(Request({"type": "http", "method": "HEAD"}))
+            assert (head.status_code, head.body) == (200, b"")
 
         asyncio.run(look())
 

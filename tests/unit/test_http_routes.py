@@ -5,6 +5,7 @@ import os
 import re
 import time
 from dataclasses import replace
+from urllib.parse import quote, urljoin
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -364,9 +365,23 @@ class TestProjections:
         assert (answer.status_code, answer.json()["error"]) == (404, 'unknown projection "nope"')
 
     def test_the_path_without_a_version_leads_to_the_newest(self, site: Site) -> None:
-        for path in ("", "/orders", "/orders/wait?sequence=1&timeout=2"):
-            assert site.ask(f"/api/projections{path}").headers["Location"] == f"{API}{path}"
-        assert site.ask("/api/projections//elsewhere.example/x").headers["Location"].startswith("/api/v1/")
+        for path in ("", "/orders", "/orders/wait?sequence=1&timeout=2", "/a%2Fb%3F%0A/wait"):
+            for prefix in ("http://daemon", "http://proxy/below/a/path"):
+                # Behind a proxy that takes a prefix off.
+                led = urljoin(
+                    f"{prefix}/api/projections{path}", site.ask(f"/api/projections{path}").headers["Location"]
+                )
+                assert led == f"{prefix}{API}{path}"
+        elsewhere = site.ask("/api/projections//elsewhere.example/x").headers["Location"]
+        assert urljoin("http://daemon/api/projections//elsewhere.example/x", elsewhere).startswith("http://daemon/")
+
+    @pytest.mark.parametrize("name", ["a/b", "a?b#c%2F", "..", ".", "ü\n", HOSTILE.replace("\udc80", "")])
+    def test_a_name_is_whatever_it_is(self, name: str) -> None:
+        site = Site(readings=FakeReadings(reading_of(state_of(name))))
+        path = f"{API}/{quote(name, safe='')}"
+        if name not in {".", ".."}:
+            assert site.ask(path).json()["name"] == name
+        assert site.ask(f"{path.replace('.', '%2E')}/wait?sequence=1").json()["projection"] == name
 
     def test_hostile_texts_are_escaped(self) -> None:
         reading = reading_of(state_of(HOSTILE, error_message=HOSTILE), error=HOSTILE)

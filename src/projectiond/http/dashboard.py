@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -26,6 +25,7 @@ from projectiond.http.figures import Figures
 from projectiond.http.headers import Json
 from projectiond.http.health import Health
 from projectiond.http.history import SAMPLE_SECONDS, History
+from projectiond.http.names import NAME
 from projectiond.http.page import Page
 from projectiond.http.readings import Readings
 from projectiond.http.stream import Stream
@@ -37,15 +37,6 @@ PREFIX: Final = "/dashboard"
 
 # Of what somebody waits for in front of a screen.
 TIMEOUT_SECONDS: Final = 3
-
-
-class _Anything(PathConvertor):
-    """A projection's name: whatever somebody has put into the table, also slashes and ends of lines."""
-
-    regex = r"[\s\S]+"
-
-
-register_url_convertor("anything", _Anything())
 
 
 class Dashboard:
@@ -66,7 +57,7 @@ class Dashboard:
         stream = Stream(self._crew, self._health, self._readings, self._history, is_steerable=self._token.is_set)
         self._details = Details(self._desk, self._history)
         actions = Actions(self._crew, self._desk, self._details, self._token)
-        projection = f"{PREFIX}/projections/{{name:anything}}"
+        projection = f"{PREFIX}/projections/{NAME}"
         letter = f"{projection}/dead-letters/{{number:int}}"
         return [
             *self._page.routes(),

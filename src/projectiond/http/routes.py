@@ -32,12 +32,14 @@ from projectiond.http.exposition import CONTENT_TYPE
 from projectiond.http.headers import JSON_TYPE, Json, SecurityHeaders, as_json
 from projectiond.http.health import Health
 from projectiond.http.kept import Kept
+from projectiond.http.names import NAME
 from projectiond.http.readings import Reading, Readings
 from projectiond.http.shapes import projection_shape, projections_shape, shape_of_fault
 from projectiond.http.waiters import MOST_SECONDS, TooManyWaitersError, Waiters
 from projectiond.waiting import DEFAULT_TIMEOUT_SECONDS
 
-API: Final = "/api/v1"
+NEWEST: Final = "v1"
+API: Final = f"/api/{NEWEST}"
 
 # How long the metrics and the list of projections are given again while the reading is the same: as long as it is.
 KEPT_SECONDS: Final = 1.0
@@ -85,10 +87,10 @@ class Routes:
             Route("/readyz", self.readyz),
             Route("/metrics", self.metrics),
             Route(f"{API}/projections", self.projections),
-            Route(f"{API}/projections/{{name}}", self.projection),
-            Route(f"{API}/projections/{{name}}/wait", self.wait),
+            Route(f"{API}/projections/{NAME}/wait", self.wait),
+            Route(f"{API}/projections/{NAME}", self.projection),
             Route("/api/projections", self.newest),
-            Route("/api/projections/{rest:path}", self.newest),
+            Route(f"/api/projections/{NAME}", self.newest),
         ]
         # Around it, not inside: what is answered to an exception has the headers too.
         return SecurityHeaders(
@@ -182,10 +184,11 @@ class Routes:
 
     async def newest(self, request: Request) -> Response:
         """Lead to the newest version of the API."""
-        rest = request.url.path.removeprefix("/api")
+        rest = request.scope["raw_path"].decode().removeprefix("/api/projections")
         query = f"?{request.url.query}" if request.url.query else ""
-        # Relative, so that it holds behind a proxy too; and not to another host, whatever the path begins with.
-        return RedirectResponse(f"{API}{rest}{query}", status_code=307)
+        # Relative, so that it holds below a path of a proxy's too, and does not lead to another host.
+        up = "../" * rest.count("/")
+        return RedirectResponse(f"{up}{NEWEST}/projections{rest}{query}", status_code=307)
 
     # --- what goes wrong
 

@@ -31,6 +31,8 @@ from projectiond.http.readings import Readings
 MOST_VIEWERS: Final = 32
 TICK_SECONDS: Final = 1.0
 
+MEDIA_TYPE: Final = "text/event-stream"
+
 # Below a connection's deadline.
 STREAM_SECONDS: Final = 60.0
 
@@ -63,14 +65,16 @@ class Stream:
         self._picture = b""
         self._change = b""
 
-    async def open(self, _: Request) -> Response:
+    async def open(self, request: Request) -> Response:
         """Answer with a stream."""
+        if request.method == "HEAD":
+            return Response(media_type=MEDIA_TYPE)
         if self._viewers >= MOST_VIEWERS:
             error = f"{MOST_VIEWERS} people look already, which is as many as may"
             return Json({"error": error, "hint": "close other pages, or ask for /api/v1/projections"}, 503)
         # Not told to a proxy, which would buffer it.
         headers = {"X-Accel-Buffering": "no"}
-        return StreamingResponse(self._messages(), media_type="text/event-stream", headers=headers)
+        return StreamingResponse(self._messages(), media_type=MEDIA_TYPE, headers=headers)
 
     async def _messages(self) -> AsyncIterator[bytes]:
         self._viewers += 1
