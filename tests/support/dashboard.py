@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -93,7 +94,10 @@ def add_worker(conn: psycopg.Connection[Any], host: str, *runs: str, can_run: Se
     conn.execute(sql.leases.ENTER_WORKER, {**worker, **names})
     for name in runs:
         conn.execute(sql.leases.TRY_LEASE, {"key": lease_key(name)})
-        conn.execute(sql.leases.NOTE_BEGUN, {"projections": [name]})
+    conn.execute(
+        "UPDATE projection_workers SET held_since = %s WHERE session_pid = pg_backend_pid()",
+        (Jsonb({name: datetime.now(UTC).isoformat() for name in runs}),),
+    )
 
 
 def add_letter(conn: psycopg.Connection[Any], name: str, number: int, data: object, **columns: Any) -> None:  # noqa: ANN401
