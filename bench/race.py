@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final, LiteralString
+from typing import Final, LiteralString, TypeVar
 
 import psycopg
 from psycopg import sql
@@ -29,6 +29,8 @@ HAND_WRITTEN: Final = hand_written_loop.NAME
 PSYCOPG: Final = psycopg_loop.NAME
 
 _ROOT: Final = Path(__file__).parents[1]
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,7 @@ def store_head(db: psycopg.Connection) -> int:
     return int(row[0]) if row else 0
 
 
-def in_turn(names: list[str], number: int) -> list[str]:
+def in_turn(names: list[Item], number: int) -> list[Item]:
     """Give them in another order each round."""
     shift = number % len(names)
     return names[shift:] + names[:shift]
