@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from urllib.parse import unquote
 
 import pytest
 from pydantic import SecretStr
@@ -26,15 +27,21 @@ WAIT = b"GET /api/v1/projections/a/wait?sequence=1&timeout=60 HTTP/1.1\r\nHost: 
 Answer = tuple[int, dict[str, str], bytes]
 
 
-def settings_of(**values: object) -> Settings:
-    # Nobody listens there.
-    dsn = SecretStr(f"postgresql://app:{PASSWORD}@127.0.0.1:1/shop")
-    return Settings(database_url=dsn, **{"http_port": free_port(), **values})  # type: ignore[arg-type]
+# The same password in the forms that libpq takes; nobody listens there.
+ADDRESSES = (
+    f"postgresql://app:{PASSWORD}@127.0.0.1:1/shop",
+    f"postgresql://127.0.0.1:1/shop?user=app&password={PASSWORD}",
+    f"host=127.0.0.1 port=1 dbname=shop user=app password='{unquote(PASSWORD).replace(chr(92), chr(92) * 2)}'",
+)
+
+
+def settings_of(dsn: str = ADDRESSES[0], **values: object) -> Settings:
+    return Settings(database_url=SecretStr(dsn), **{"http_port": free_port(), **values})  # type: ignore[arg-type]
 
 
 @pytest.fixture
-def server() -> Iterator[HttpServer]:
-    server = HttpServer(settings_of())
+def server(request: pytest.FixtureRequest) -> Iterator[HttpServer]:
+    server = HttpServer(settings_of(getattr(request, "param", ADDRESSES[0])))
     server.show(Crew(time.monotonic()))
     yield server
     server.stop()
@@ -62,13 +69,14 @@ def ask(server: HttpServer, head: str) -> Answer:
         return read(client)
 
 
+@pytest.mark.parametrize("server", ADDRESSES, ids=["url", "query", "keywords"], indirect=True)
 def test_it_answers_while_the_database_is_away_and_says_so_without_the_password(server: HttpServer) -> None:
     status, _, _ = ask(server, "GET /healthz HTTP/1.1")
     assert status == 200
-    for path in ("/readyz", "/metrics", "/api/v1/projections", "/api/v1/projections/a/wait?sequence=1&timeout=0"):
+    paths = ["/readyz", "/metrics", "/api/v1/projections", "/api/v1/projections/a/wait?sequence=1&timeout=0"]
+    for path in (*paths, "/dashboard/store", "/dashboard/projections/a/details"):
         _, headers, body = ask(server, f"GET {path} HTTP/1.1")
-        assert b"hunter2" not in body
-        assert b"w\\u0022o" not in body
+        assert not [secret for secret in (b"hunter2", b"w\\u0022o", b"w%22o") if secret in body]
         assert headers["x-content-type-options"] == "nosniff"
         assert "server" not in headers
     assert b"projectiond_database_up 0.0" in ask(server, "GET /metrics HTTP/1.1")[2]

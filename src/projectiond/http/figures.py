@@ -1,7 +1,8 @@
 """The store's figures: what was appended in the last days, for all who look at the dashboard.
 
-Counting reads all events of these days, so it is done seldom, for all viewers together, only when somebody looks, and
-given up after TIMEOUT_SECONDS: a store with too many events for that is asked again after a long while only.
+Counting reads all events of these days, so it is done for all viewers together, only when somebody looks, and given up
+after TIMEOUT_SECONDS.  It may take a hundredth of the time, whether or not it comes to an end: so a store with too many
+events for it is asked again after some minutes, and a database that was away soon.
 """
 
 import time
@@ -9,7 +10,6 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from projectiond.activity import Activity, count_activity
-from projectiond.database import Connection
 from projectiond.errors import ProjectiondError
 from projectiond.http.desk import Desk
 from projectiond.settings import Settings
@@ -19,9 +19,8 @@ AGGREGATES: Final = 8
 
 TIMEOUT_SECONDS: Final = 1.5
 KEPT_SECONDS: Final = 60.0
-FAILED_KEPT_SECONDS: Final = 600.0
 
-# Counting may take this share of the time.
+# Of the time.
 COST_SHARE: Final = 0.01
 
 
@@ -56,18 +55,13 @@ class Figures:
         self._desk.stop()
 
     async def _count(self) -> None:
+        began_at = time.monotonic()
         # Whoever comes while it is being counted gets the last ones.
-        self._next_at = time.monotonic() + KEPT_SECONDS
+        self._next_at = began_at + KEPT_SECONDS
         try:
-            counted, seconds = await self._desk.ask(_timed_count)
+            self._counted = await self._desk.ask(lambda db: count_activity(db, DAYS, AGGREGATES))
+            self._counted_at, self._error = time.monotonic(), ""
         except ProjectiondError as error:
             self._error = error.message
-            self._next_at = time.monotonic() + FAILED_KEPT_SECONDS
-            return
-        self._counted, self._counted_at, self._error = counted, time.monotonic(), ""
-        self._next_at = time.monotonic() + max(KEPT_SECONDS, seconds / COST_SHARE)
-
-
-def _timed_count(db: Connection) -> tuple[Activity, float]:
-    began = time.monotonic()
-    return count_activity(db, DAYS, AGGREGATES), time.monotonic() - began
+        now = time.monotonic()
+        self._next_at = now + max(KEPT_SECONDS, (now - began_at) / COST_SHARE)

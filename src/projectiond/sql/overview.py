@@ -5,7 +5,8 @@ from typing import LiteralString
 # Rows: (projection_name, last_sequence_number, status, events_processed, last_processed_at, seconds since then,
 # error_message, target of the rebuild in progress or null, dead letters, age in seconds of the first event above the
 # position or null; of the rebuild in progress or null: mode, position, seconds since its begin, whether it is paused,
-# error) of every projection.  An application may have written created_at itself, also as infinity.
+# error) of every projection.  Errors are cut, whoever has written them.  An application may have written created_at
+# itself, also as infinity.
 # Index: the primary keys; one probe of the unique one on sequence_number for each projection.
 OVERVIEW: LiteralString = """
 SELECT
@@ -15,7 +16,7 @@ SELECT
     kept.events_processed,
     kept.last_processed_at,
     extract(epoch FROM clock_timestamp() - kept.last_processed_at)::float8,
-    kept.error_message,
+    left(kept.error_message, 10000),
     rebuild.target_sequence_number,
     coalesce(letters.count, 0),
     CASE
@@ -26,7 +27,7 @@ SELECT
     CASE rebuild.mode WHEN 'beside' THEN rebuild.position_sequence_number ELSE kept.last_sequence_number END,
     extract(epoch FROM clock_timestamp() - rebuild.started_at)::float8,
     rebuild.is_paused,
-    rebuild.error_message
+    left(rebuild.error_message, 10000)
 FROM projection_checkpoints AS kept
 LEFT JOIN projection_rebuilds AS rebuild USING (projection_name)
 LEFT JOIN (
