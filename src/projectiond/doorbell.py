@@ -19,7 +19,9 @@ second look after arming; without it an event that committed between the last lo
 Several workers.  One holds the bell; the others find it *armed elsewhere* and rely on it: the notification of a
 writer reaches every listener.  When the holder disarms, for whatever reason, writers fall silent again, and a worker
 that relied on it may not have looked since.  So disarming always rings: the notification wakes whoever slept, and
-the worker's own is recognised by its backend's pid.  A holder that crashes cannot ring; the poll is the backstop.
+the worker's own is recognised by its backend's pid.  A holder that crashes cannot ring.  So whoever relies on one
+remembers which (:attr:`Doorbell.relied_on`), and looks again when the locks show another holder, or none: the worker
+asks that each second, the poll is the backstop.
 
 The other way to miss a writer is to be refused the bell because one is in flight (*busy*): then nobody sleeps, the
 watcher goes on looking.
@@ -56,6 +58,8 @@ class Doorbell:
     def __init__(self, db: Connection) -> None:
         self._db = db
         self.is_armed = False
+        # Who has it armed instead: the process of that session.
+        self.relied_on: int | None = None
         # What psycopg came across while it waited for the answers to other queries.
         self._notes: deque[Notify] = deque()
         db.add_notify_handler(self._notes.append)
@@ -73,9 +77,11 @@ class Doorbell:
         """Try to arm.  After ``ARMED`` or ``ELSEWHERE`` the caller looks once more and may then sleep."""
         (self.is_armed,) = fetch_row(self._db, sql.doorbell.ARM_DOORBELL, {"key": sql.keys.DOORBELL_KEY})
         if self.is_armed:
+            self.relied_on = None
             return Arming.ARMED
-        (is_elsewhere,) = fetch_row(self._db, sql.doorbell.DOORBELL_ARMED_ELSEWHERE, {"key": sql.keys.DOORBELL_KEY})
-        return Arming.ELSEWHERE if is_elsewhere else Arming.BUSY
+        holder = self._db.execute(sql.doorbell.DOORBELL_HOLDER, {"key": sql.keys.DOORBELL_KEY}).fetchone()
+        self.relied_on = None if holder is None else holder[0]
+        return Arming.BUSY if holder is None else Arming.ELSEWHERE
 
     def disarm(self) -> None:
         """Give the bell back, and ring for those who relied on it."""

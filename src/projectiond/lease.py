@@ -4,16 +4,16 @@ A lease is a session advisory lock, one for each projection, on a connection tha
 The lock is gone when the session is, so a worker that dies hands over without anybody having to notice: its
 machine's death is noticed by the server through the keepalives that ``database`` sets.
 
-Fair shares need no table of heartbeats.  Each worker also holds two locks in shared mode: one that all hold, so that
+Fair shares need no table of heartbeats.  Each worker also holds locks in shared mode: one that all hold, so that
 people can see how many live, and one whose key is made of the names of its projections.  Those who hold that one are
-its *peers*: they can run the very same projections.  One look at the locks tells each of them how many leases every
-peer holds, and from that all reckon the same shares (:func:`fair_share`): equal ones, and what cannot be divided stays
-with those who hold most already.  A worker takes free leases up to its share, and gives back what is above it, the
-newest first.  Nothing moves while the shares are right, and no more than has to when they are not.  Daemons with other
-projections, or with an older deployment's, do not count: they could not take what this one left for them.
+its *peers*: they can run the very same projections.  Whoever has been there for SETTLE_SECONDS holds a third, which
+says so.  One look at the locks tells each of them how many leases every peer holds, and from that all reckon the same
+shares (``fair_share``).  A worker takes free leases up to its share, and gives back what is above it, the newest first.
+Nothing moves while the shares are right, and no more than has to when they are not.  Daemons with other projections,
+or with an older deployment's, do not count: they could not take what this one left for them.
 
-Whoever registers, leaves or gives a lease back says so on a channel that the watchers listen to.  The others then look
-at once, and not at their next tick; that one is for those who died, and where there is no LISTEN.
+Whoever registers, has settled, leaves or gives a lease back says so on a channel that the watchers listen to.  The
+others then look at once, and not at their next tick; that one is for those who died, and where there is no LISTEN.
 
 Leases make double work rare; they do not make it impossible (a worker that was suspended does not know that its
 session has ended).  The compare-and-set of ``checkpoint`` makes it harmless.
@@ -22,11 +22,19 @@ Called by the worker's main thread only.
 """
 
 import hashlib
+import math
+import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final
 
 from projectiond import sql
 from projectiond.database import Connection, fetch_row
+from projectiond.fair_share import Shares, shares
+
+# A worker that has lived so long has come to stay: the others give leases back for it.  Shorter than what a person
+# would call a wait, longer than one lives that dies of its start.
+SETTLE_SECONDS: Final = 2.0
 
 
 def lease_key(projection: str) -> int:
@@ -34,27 +42,9 @@ def lease_key(projection: str) -> int:
     return _hashed(f"projectiond/lease/{projection}")
 
 
-def peers_key(projections: Iterable[str]) -> int:
-    """Give the key of the lock that all workers with these projections share."""
-    return _hashed("\n".join(["projectiond/peers", *sorted(projections)]))
-
-
-def fair_share(worker: int, held: Mapping[int, int], count: int) -> int:
-    """Give the number of leases that a worker may hold.
-
-    Args:
-        worker: Which of them.
-        held: How many leases each live worker holds now.
-        count: How many leases there are.
-
-    Returns:
-        All workers' shares add up to ``count`` and differ by one at most.  The larger ones go to those who hold most,
-        so that the fewest leases move.
-    """
-    whole, rest = divmod(count, len(held))
-    # Whoever holds more than any share does not come before one that has given back already: it would have to again.
-    by_holdings = sorted(held, key=lambda peer: (-min(held[peer], whole + 1), peer))
-    return whole + (by_holdings.index(worker) < rest)
+def peers_key(projections: Iterable[str], what: str = "peers") -> int:
+    """Give the key of the lock that all workers with these projections share, or all of them that have settled."""
+    return _hashed("\n".join([f"projectiond/{what}", *sorted(projections)]))
 
 
 def _hashed(text: str) -> int:
@@ -72,14 +62,18 @@ class Leases:
         self._db = db
         self._keys = {lease_key(projection) for projection in projections}
         self._peers_key = peers_key(projections)
+        self._settled_key = peers_key(projections, "settled")
+        self._settles_at = time.monotonic() + SETTLE_SECONDS
         self._held: set[str] = set()
         # Asked, for what the driver knows as this number may be a pooler's.
         (self._session,) = fetch_row(db, sql.session.SESSION)
-        # All live workers' sessions at the last survey, and whether any had gone since the one before.
-        self._workers: frozenset[int] = frozenset()
-        self.has_lost_worker = False
+        # Whether nobody waits for this worker to settle.
+        self._is_alone = True
+        # Who had the doorbell armed at the last survey: the session's process.
+        self.bell_holder: int | None = None
         # The keys that somebody held at the last survey; only the others are worth a try.
         self._taken: frozenset[int] = frozenset()
+        db.execute(sql.leases.CONFIGURE_LEASES)
         for key in (sql.keys.WORKERS_KEY, self._peers_key):
             db.execute(sql.leases.REGISTER_WORKER, {"key": key})
         self.announce()
@@ -92,16 +86,32 @@ class Leases:
         """The projections that this worker runs."""
         return frozenset(self._held)
 
-    def share(self) -> int:
-        """Survey all leases; give the number of them that this worker may hold."""
+    @property
+    def settles_in_seconds(self) -> float:
+        """How long until the next survey is due, so that others hear that this worker has settled."""
+        return math.inf if self._is_alone else max(0.0, self._settles_at - time.monotonic())
+
+    def survey(self) -> Shares:
+        """Look at all leases; give the numbers of them that this worker may hold."""
         locks = self._db.execute(sql.leases.READ_LEASES).fetchall()
-        peers = {pid for key, is_exclusive, pid in locks if key == self._peers_key and not is_exclusive}
-        workers = frozenset(pid for key, is_exclusive, pid in locks if key == sql.keys.WORKERS_KEY and not is_exclusive)
-        self.has_lost_worker, self._workers = not self._workers <= workers, workers
-        leased = [(key, pid) for key, is_exclusive, pid in locks if is_exclusive and key in self._keys]
+        exclusive = [(key, pid) for key, is_exclusive, pid in locks if is_exclusive]
+        self.bell_holder = next((pid for key, pid in exclusive if key == sql.keys.DOORBELL_KEY), None)
+        leased = [(key, pid) for key, pid in exclusive if key in self._keys]
         self._taken = frozenset(key for key, _ in leased)
         holdings = Counter(pid for _, pid in leased)
-        return fair_share(self._session, {peer: holdings[peer] for peer in {*peers, self._session}}, len(self._keys))
+        sharers = {(key, pid) for key, is_exclusive, pid in locks if not is_exclusive}
+        peers = {pid for key, pid in sharers if key == self._peers_key}
+        settled = {pid for key, pid in sharers if key == self._settled_key}
+        self._is_alone = len(peers) == 1
+        if time.monotonic() >= self._settles_at:
+            self._settle()
+        return shares(self._session, {peer: holdings[peer] for peer in peers}, settled, len(self._keys))
+
+    def _settle(self) -> None:
+        self._db.execute(sql.leases.REGISTER_WORKER, {"key": self._settled_key})
+        self._settles_at = math.inf
+        if not self._is_alone:
+            self.announce()
 
     def acquire(self, projections: Sequence[str], share: int) -> Sequence[str]:
         """Take leases that were free at the last survey, in the order given, until the share is reached.

@@ -34,6 +34,7 @@ WORKER_KILLED: Final = "worker.killed"
 LEASE_ACQUIRED: Final = "lease.acquired"
 LEASE_RELEASED: Final = "lease.released"
 LEASE_LOST: Final = "lease.lost"
+LEASE_HINDERED: Final = "lease.hindered"
 PROJECTION_STARTED: Final = "projection.started"
 PROJECTION_STOPPED: Final = "projection.stopped"
 PROJECTION_CHANGED: Final = "projection.changed"
@@ -87,6 +88,7 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         LEASE_ACQUIRED: "this worker now runs the projection",
         LEASE_RELEASED: "this worker has given the projection back",
         LEASE_LOST: "the connection that held the leases is gone; this worker's runners stop",
+        LEASE_HINDERED: "somebody has a table locked: roster and statuses have to wait, leases do not",
         PROJECTION_STARTED: "a runner began at this checkpoint",
         PROJECTION_STOPPED: "a runner ended and will not go on by itself; the error says why",
         PROJECTION_CHANGED: "the code or the schema is not what built the tables; `changed` names the parts",

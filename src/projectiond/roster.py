@@ -56,16 +56,9 @@ def enter_worker(db: Connection, number: int, version: str, projections: Collect
     db.execute(sql.leases.ENTER_WORKER, parameters)
 
 
-def note_begun(db: Connection, projections: Sequence[str]) -> None:
-    """Note that this worker runs these from now on."""
-    if projections:
-        db.execute(sql.leases.NOTE_BEGUN, {"projections": list(projections)})
-
-
-def note_ended(db: Connection, projections: Sequence[str]) -> None:
-    """Note that this worker runs these no longer."""
-    if projections:
-        db.execute(sql.leases.NOTE_ENDED, {"projections": list(projections)})
+def note_held(db: Connection, projections: Collection[str]) -> None:
+    """Note what this worker runs now, since when it has begun with each."""
+    db.execute(sql.leases.NOTE_HELD, {"projections": sorted(projections)})
 
 
 def read_roster(db: Connection) -> Sequence[LiveWorker]:

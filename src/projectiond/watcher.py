@@ -23,7 +23,7 @@ thread's transaction.  So the query brings the new events along while a runner w
 planned once for all, and whatever else there is to do, like giving the bell back, comes after the runners were woken.
 
 The poll is the backstop for everything that can silence the bell: a trigger disabled for a bulk load, a connection
-pooler, a crash of whoever armed it; that one the worker notices sooner, by the locks (:meth:`Watcher.look_again`).
+pooler, a crash of whoever armed it; that one the worker notices sooner, by the locks (:meth:`Watcher.note_bell`).
 With ``wakeup = "poll"`` there is nothing else.
 
 When the connection breaks, the mark is unknown until the watcher has reconnected and looked: the server may have
@@ -99,6 +99,8 @@ class Watcher:
         # When the last look began, and whether somebody waits for one whatever it finds.
         self._looked_at = 0.0
         self._is_asked = False
+        # While it sleeps: who holds the bell in its stead.
+        self._relied_on: int | None = None
         # When a runner was last seen to wait at the mark.
         self._awaited_at = 0.0
         self._repeats = logs.RateLimited(log)
@@ -162,9 +164,13 @@ class Watcher:
         if self._is_dozing:
             self._wake()
 
-    def look_again(self) -> None:
-        """Look, and try to arm, before the poll is due: somebody else may hold the bell no longer."""
-        self._wake()
+    def note_bell(self, holder: int | None) -> None:
+        """Hear who holds the bell now; look before the poll is due if it is not who is relied on, for that one is gone.
+
+        Whoever disarms rings, so only a crash comes to light here, or a ring that is on its way.
+        """
+        if self._relied_on not in {None, holder}:
+            self._wake()
 
     def stop(self) -> None:
         """End the thread, disarming on the way out."""
@@ -265,7 +271,9 @@ class Watcher:
                 break
             # What has been heard meanwhile may sit in a buffer, where sleep() would not see it.
             if not self._hear(bell):
+                self._relied_on = bell.relied_on
                 bell.sleep(self._poll_interval_seconds, self._wake_read)
+                self._relied_on = None
                 has_slept = True
                 if not self._hear(bell):
                     self._counters.note_wakeup(Wakeup.POLL)

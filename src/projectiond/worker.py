@@ -20,7 +20,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -40,7 +40,7 @@ from projectiond.prints import LinesToLog
 from projectiond.rebuild.space import drop_orphan_of
 from projectiond.recorder import Recorder
 from projectiond.registry import load_projections
-from projectiond.roster import enter_worker, note_begun, note_ended
+from projectiond.roster import enter_worker, note_held
 from projectiond.runner import Runner
 from projectiond.settings import Settings
 from projectiond.surroundings import Surroundings
@@ -101,6 +101,8 @@ class Worker:
         self._leaving: dict[str, Runner] = {}
         self._leases: Leases | None = None
         self._lease_db: Connection | None = None
+        # What the roster says of this worker; None: it has to be entered first.
+        self._noted: frozenset[str] | None = None
         self._was_connected = False
         self._draining = threading.Event()
         # Ends the pause between two ticks.
@@ -154,9 +156,14 @@ class Worker:
                 self._await_first_look()
             self._recorder.beat(is_ready=is_connected and self._watcher.is_ready)
             self._recorder.worker.note_holdings(len(self._runners), self._pool.get_stats())
-            self._is_called.wait(LEAVING_TICK_SECONDS if self._leaving else TICK_SECONDS)
+            self._is_called.wait(self._pause_seconds())
             self._is_called.clear()
         self._shut_down()
+
+    def _pause_seconds(self) -> float:
+        if self._leaving:
+            return LEAVING_TICK_SECONDS
+        return TICK_SECONDS if self._leases is None else min(TICK_SECONDS, self._leases.settles_in_seconds)
 
     def _await_first_look(self) -> None:
         """Between the first connection and the first look lie milliseconds, and somebody waits for the word "ready"."""
@@ -171,7 +178,8 @@ class Worker:
         try:
             leases = self._leases or self._open_leases()
             self._balance(leases)
-            self._check_statuses()
+            self._aside(self._check_statuses)
+            self._aside(self._note_held)
         except (psycopg.OperationalError, DatabaseUnavailableError, ConfigurationError) as error:
             self._lose_leases(error)
             return False
@@ -182,11 +190,10 @@ class Worker:
         try:
             check_server(db)
             leases = Leases(db, self._definitions.keys())
-            enter_worker(db, self._number, __version__, self._definitions.keys())
         except BaseException:
             db.close()
             raise
-        self._lease_db, self._leases = db, leases
+        self._lease_db, self._leases, self._noted = db, leases, None
         if self._was_connected:
             log.info(logs.DATABASE_RESTORED)
         else:
@@ -197,18 +204,13 @@ class Worker:
 
     def _balance(self, leases: Leases) -> None:
         self._reap(leases)
-        share = leases.share()
-        if leases.has_lost_worker:
-            # It may have died with the bell armed: then writers are silent, and everybody relies on it.
-            self._watcher.look_again()
+        shares = leases.survey()
+        self._watcher.note_bell(leases.bell_holder)
         # The newest leases: what has run well for long is left alone.
-        for name in list(self._runners)[share:]:
+        for name in list(self._runners)[shares.keeping :]:
             self._leaving[name] = self._runners.pop(name)
             self._leaving[name].stop()
-        taken = leases.acquire([name for name in self._order if name not in self._leaving], share)
-        if self._lease_db is not None:
-            note_begun(self._lease_db, taken)
-        for name in taken:
+        for name in leases.acquire([name for name in self._order if name not in self._leaving], shares.taking):
             log.info(logs.LEASE_ACQUIRED, projection=name)
             self._start_runner(name)
 
@@ -225,8 +227,24 @@ class Worker:
                 log.info(logs.LEASE_RELEASED, projection=name)
         if leases is not None and released:
             leases.announce()
-            if self._lease_db is not None:
-                note_ended(self._lease_db, released)
+
+    def _aside(self, step: Callable[[Connection], object]) -> None:
+        """Do what no lease depends on; where somebody has a table locked, it is left for a later tick."""
+        if self._lease_db is None:
+            return
+        try:
+            step(self._lease_db)
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as error:
+            self._repeats.log("warning", logs.LEASE_HINDERED, key="aside", error=describe(error))
+
+    def _note_held(self, db: Connection) -> None:
+        """Say in the roster what is run here, for people."""
+        held = frozenset([*self._runners, *self._leaving])
+        if self._noted is None:
+            enter_worker(db, self._number, __version__, self._definitions.keys())
+        if self._noted != held:
+            note_held(db, held)
+            self._noted = held
 
     def _start_runner(self, name: str) -> None:
         definition = self._definitions[name]
@@ -276,20 +294,16 @@ class Worker:
             if name in {"", runner.definition.name}:
                 runner.recheck()
 
-    def _check_statuses(self) -> None:
-        if self._lease_db is None:
-            return
+    def _check_statuses(self, db: Connection) -> None:
         # Before the rows are: what a runner commits meanwhile is no news.
         known = {name: runner.checkpoint for name, runner in self._runners.items()}
-        rows = {
-            name: (status, position) for name, position, status in self._lease_db.execute(sql.checkpoint.READ_STATUSES)
-        }
+        rows = {name: (status, position) for name, position, status in db.execute(sql.checkpoint.READ_STATUSES)}
         for name, checkpoint in known.items():
             status, position = rows.get(name, ("", 0))
             # Going back to retired tables moves the position alone, and back.
             if checkpoint is not None and (checkpoint.status != status or checkpoint.position > position):
                 self._runners[name].recheck()
-        for (name,) in self._lease_db.execute(sql.dead_letters.READ_RETRIES):
+        for (name,) in db.execute(sql.dead_letters.READ_RETRIES):
             if name in self._runners:
                 self._runners[name].retry_letters()
 
@@ -319,6 +333,7 @@ class Worker:
                     self._leases.retire()
                     is_retired = True
                 self._reap(self._leases)
+                self._aside(self._note_held)
             except psycopg.OperationalError:
                 self._leases = None
             self._recorder.beat(is_ready=True)

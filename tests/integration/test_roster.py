@@ -12,7 +12,7 @@ from projectiond import sql
 from projectiond.cli.picture import _remarks
 from projectiond.lease import Leases
 from projectiond.overview import Overview, as_object, read_overview
-from projectiond.roster import LiveWorker, differences, enter_worker, note_begun, note_ended, read_roster
+from projectiond.roster import LiveWorker, differences, enter_worker, note_held, read_roster
 from tests.support.daemon import Daemon, journal
 from tests.support.postgres import Database
 from tests.support.waiting import eventually
@@ -56,10 +56,14 @@ def test_a_worker_that_has_died_is_told_no_more_and_is_removed_by_the_next(datab
     with databases.connect(database.dsn, role="leases", statement_timeout_seconds=30) as db:
         Leases(db, ["a"])
         enter_worker(db, 1, "1.0", ["a"])
-        note_begun(db, ["a", "b"])
-        note_ended(db, ["b"])
+        note_held(db, ["a", "b"])
+        (before,) = read_roster(db)
+        note_held(db, ["c", "b"])
         (worker,) = read_roster(db)
-        assert list(worker.held_since) == ["a"]
+        assert worker.held_since.keys() == {"b", "c"}
+        assert worker.held_since["b"] == before.held_since["b"] < worker.held_since["c"]
+        note_held(db, [])
+        assert not read_roster(db)[0].held_since
     with databases.connect(database.dsn, role="leases", statement_timeout_seconds=30) as db:
         eventually(lambda: read_roster(db) == [])
         Leases(db, ["a"])

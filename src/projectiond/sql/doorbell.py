@@ -10,19 +10,17 @@ LISTEN_LEASES: LiteralString = "LISTEN projectiond_leases"
 # request in the queue would make every writer's try fail.
 ARM_DOORBELL: LiteralString = "SELECT pg_try_advisory_lock(%(key)s)"
 
-# Rows: one (armed elsewhere): another session holds the bell exclusively.
-DOORBELL_ARMED_ELSEWHERE: LiteralString = """
-SELECT EXISTS (
-    SELECT
-    FROM pg_locks
-    WHERE locktype = 'advisory'
-        AND mode = 'ExclusiveLock'
-        AND granted
-        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-        AND objsubid = 1
-        AND (classid::bigint << 32) | objid::bigint = %(key)s
-        AND pid <> pg_backend_pid()
-)
+# Rows: one (the session's process) if another session holds the bell exclusively, else none.
+DOORBELL_HOLDER: LiteralString = """
+SELECT pid
+FROM pg_locks
+WHERE locktype = 'advisory'
+    AND mode = 'ExclusiveLock'
+    AND granted
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    AND objsubid = 1
+    AND (classid::bigint << 32) | objid::bigint = %(key)s
+    AND pid <> pg_backend_pid()
 """
 
 # Rows: one.  Unlocks at once and notifies at its commit: in this order, for who hears it tries to arm.

@@ -2,6 +2,10 @@
 
 from typing import LiteralString
 
+# Nothing that leases depend on waits for a lock.  What is done beside them, for people, is put off where somebody has
+# a table locked, so that this worker can still take over from another.
+CONFIGURE_LEASES: LiteralString = "SET lock_timeout = '1s'"
+
 # Parameters: key.
 TRY_LEASE: LiteralString = "SELECT pg_try_advisory_lock(%(key)s)"
 RELEASE_LEASE: LiteralString = "SELECT pg_advisory_unlock(%(key)s)"
@@ -36,15 +40,13 @@ SET host = excluded.host,
     held_since = excluded.held_since
 """
 
-# Parameters: projections (text[], not empty).  Index: the primary key.
-NOTE_BEGUN: LiteralString = """
+# Parameters: projections (text[]).  What was among them before keeps its time.  Index: the primary key.
+NOTE_HELD: LiteralString = """
 UPDATE projection_workers
-SET held_since = held_since || (SELECT jsonb_object_agg(name, now()) FROM unnest(%(projections)s::text[]) AS name)
-WHERE session_pid = pg_backend_pid()
-"""
-NOTE_ENDED: LiteralString = """
-UPDATE projection_workers
-SET held_since = held_since - %(projections)s::text[]
+SET held_since = (
+    SELECT coalesce(jsonb_object_agg(name, coalesce(held_since -> name, to_jsonb(now()))), '{}')
+    FROM unnest(%(projections)s::text[]) AS name
+)
 WHERE session_pid = pg_backend_pid()
 """
 
