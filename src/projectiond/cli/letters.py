@@ -223,11 +223,11 @@ def _grid(letters: Sequence[DeadLetter]) -> Grid:
     grid = Grid(
         [
             Column("EVENT", is_number=True),
-            Column("TYPE"),
-            Column("TRIED", is_number=True),
-            Column("FAILED"),
-            Column("STATE"),
-            Column("HANDLER"),
+            Column("TYPE", is_wide=True),
+            Column("TRIED", is_number=True, rank=2),
+            Column("FAILED", rank=3),
+            Column("STATE", is_wide=True),
+            Column("HANDLER", rank=1),
             Column("ERROR", is_wide=True),
         ]
     )

@@ -62,10 +62,10 @@ def _grid(rows: list[tuple[Any, ...]]) -> Grid:
     grid = Grid(
         [
             Column("EVENT", is_number=True),
-            Column("TYPE"),
-            Column("CREATED"),
-            Column("AGGREGATE"),
-            Column("VERSION", is_number=True),
+            Column("TYPE", is_wide=True),
+            Column("CREATED", rank=1),
+            Column("AGGREGATE", rank=2),
+            Column("VERSION", is_number=True, rank=3),
             Column("DATA", is_wide=True),
         ]
     )

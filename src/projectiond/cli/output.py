@@ -1,7 +1,8 @@
 """Tables and lines, for people and for pipes.
 
-On a terminal rich draws; anywhere else come plain aligned lines, without colours, boxes or cut words, so that grep
-and awk work.  Text from the database is hostile: it is made printable before it goes anywhere.
+On a terminal rich draws, and leaves columns out that would not fit; anywhere else come plain aligned lines, all of
+them, without colours, boxes or cut words, so that grep and awk work.  Text from the database is hostile: it is made
+printable before it goes anywhere.
 """
 
 import os
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +20,10 @@ from projectiond.failure import printable
 
 # Of an editor's terminal, for example; the names are those that rich goes by.
 _DUMB: Final = ("dumb", "unknown")
+
+# To less a column that may be folded is not narrowed, as long as another can be left out.
+LEAST_WIDTH: Final = 20
+_GAP: Final = 2
 
 
 @dataclass(slots=True)
@@ -28,6 +34,8 @@ class Column:
     is_number: bool = False
     is_wide: bool = False
     """Whether it may be folded on a terminal that is too narrow."""
+    rank: int = 0
+    """On a terminal that is too narrow the highest is left out first; 0 never is."""
 
 
 @dataclass(slots=True)
@@ -43,31 +51,48 @@ class Grid:
         self.rows.append([printable(cell) for cell in cells])
         self.styles.append(style)
 
-    def as_table(self) -> Table:
-        """Give it for rich."""
+    def as_table(self, width: int) -> tuple[Table, Sequence[str]]:
+        """Give it for rich, and the titles of the columns that were left out for want of width."""
+        least = [
+            min(natural, LEAST_WIDTH) if column.is_wide else natural
+            for natural, column in zip(self._widths(), self.columns, strict=True)
+        ]
+        shown = list(range(len(self.columns)))
+        while (is_crowded := sum(least[index] + _GAP for index in shown) - _GAP > width) and any(
+            self.columns[index].rank for index in shown
+        ):
+            shown.remove(max(shown, key=lambda index: self.columns[index].rank))
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in self.columns:
+        for index in shown:
+            column = self.columns[index]
             table.add_column(
                 column.title,
                 justify="right" if column.is_number else "left",
                 no_wrap=not column.is_wide,
                 overflow="fold",
+                min_width=None if is_crowded else least[index],
             )
         for cells, style in zip(self.rows, self.styles, strict=True):
-            table.add_row(*(Text(cell) for cell in cells), style=style)
-        return table
+            table.add_row(*(Text(cells[index]) for index in shown), style=style)
+        return table, [column.title for index, column in enumerate(self.columns) if index not in shown]
 
     def as_lines(self) -> list[str]:
         """Give it as aligned lines."""
-        table = [[column.title for column in self.columns], *self.rows]
-        widths = [max(len(cells[index]) for cells in table) for index in range(len(self.columns))]
+        widths = self._widths()
         return [
             "  ".join(
-                cell.rjust(width) if column.is_number else cell.ljust(width)
-                for cell, width, column in zip(cells, widths, self.columns, strict=True)
+                _padded(cell, width, column) for cell, width, column in zip(cells, widths, self.columns, strict=True)
             ).rstrip()
-            for cells in table
+            for cells in self._all_rows()
         ]
+
+    def _all_rows(self) -> Sequence[Sequence[str]]:
+        return [[column.title for column in self.columns], *self.rows]
+
+    def _widths(self) -> Sequence[int]:
+        # In cells: a Chinese character or an emoji takes two, an accent that is put onto a letter none.
+        rows = self._all_rows()
+        return [max(cell_len(cells[index]) for cells in rows) for index in range(len(self.columns))]
 
 
 def printable_lines(text: str) -> list[str]:
@@ -84,15 +109,29 @@ def is_terminal() -> bool:
 def show(grid: Grid) -> None:
     """Print a table."""
     if is_terminal():
-        Console().print(grid.as_table())
+        console = Console()
+        table, left_out = grid.as_table(console.width)
+        console.print(table)
+        if left_out:
+            tell(sentence_of_left_out(left_out))
     else:
         tell(*grid.as_lines())
+
+
+def sentence_of_left_out(titles: Sequence[str]) -> str:
+    """Say what a narrow terminal does not show."""
+    return f"(too narrow for {', '.join(titles)}: use a wider terminal, or --json)"
 
 
 def tell(*lines: str) -> None:
     """Print lines of the command's result."""
     for line in lines:
         print(line, flush=True)  # noqa: T201 - it is the command's result
+
+
+def _padded(cell: str, width: int, column: Column) -> str:
+    blank = " " * (width - cell_len(cell))
+    return blank + cell if column.is_number else cell + blank
 
 
 def ago(seconds: float | None) -> str:

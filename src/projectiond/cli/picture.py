@@ -10,14 +10,18 @@ from typing import Any, Final
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from projectiond.cli.output import Column, Grid, ago, is_terminal, tell
+from projectiond.cli.output import Column, Grid, ago, is_terminal, sentence_of_left_out, tell
 from projectiond.failure import printable
 from projectiond.overview import Hold, Overview, ProjectionState
 from projectiond.overview import as_object as shape_of
 from projectiond.roster import LiveWorker, differences
 
-# Of what a worker runs so many are named; --json has all.
+# Of what a worker runs so many are named, and of an error on a terminal so much is shown; --json has all.
 MOST_RUN: Final = 5
+MOST_OF_ERROR: Final = 400
+
+# Where nothing scrolls there has to be room for the table.
+MOST_ERRORS: Final = 3
 
 _STYLES: Final = {"paused": "yellow", "rebuilding": "cyan"}
 
@@ -25,14 +29,37 @@ _STYLES: Final = {"paused": "yellow", "rebuilding": "cyan"}
 def show_overview(overview: Overview, notes: Sequence[str]) -> None:
     """Print it."""
     if is_terminal():
-        Console().print(picture(overview, notes))
+        console = Console()
+        console.print(picture(overview, notes, console.width))
     else:
-        tell(*_grid(overview).as_lines(), *_remarks(overview, notes))
+        grid = _grid(overview.projections, [Column("ERROR", is_wide=True)])
+        tell(*grid.as_lines(), *_remarks(overview, notes), *_remarks_on_workers(overview))
 
 
-def picture(overview: Overview, notes: Sequence[str]) -> RenderableType:
-    """Give it for rich."""
-    return Group(_grid(overview).as_table(), Text(""), *(Text(line) for line in _remarks(overview, notes)))
+def picture(overview: Overview, notes: Sequence[str], width: int, height: int | None = None) -> RenderableType:
+    """Give it for rich: the table, and below it errors, remarks, and who is at work.
+
+    Args:
+        overview: What to show.
+        notes: Remarks on the plugins.
+        width: Of the terminal.
+        height: Of a screen that does not scroll: what needs somebody comes first then, for the rest may be cut off.
+    """
+    troubled = [state for state in overview.projections if _error_of(state)]
+    errors = [Text(_line_on_error(state), style="red") for state in troubled]
+    if height is not None and (more := len(errors) - MOST_ERRORS) > 0:
+        errors[MOST_ERRORS:] = [
+            Text(f"and {more} more projections with errors, which the table has first", style="red")
+        ]
+    others = [state for state in overview.projections if not _error_of(state)]
+    table, left_out = _grid(overview.projections if height is None else [*troubled, *others]).as_table(width)
+    remarks = [Text(line) for line in _remarks(overview, notes)]
+    below = [Text(line) for line in _remarks_on_workers(overview)]
+    if left_out:
+        below.append(Text(sentence_of_left_out(left_out), style="dim"))
+    if height is None:
+        return Group(table, Text(""), *errors, *remarks, *below)
+    return Group(*remarks, *errors, Text(""), table, Text(""), *below)
 
 
 def as_object(overview: Overview, notes: Sequence[str]) -> dict[str, Any]:
@@ -40,29 +67,32 @@ def as_object(overview: Overview, notes: Sequence[str]) -> dict[str, Any]:
     return {**shape_of(overview), "notes": list(notes)}
 
 
-def _grid(overview: Overview) -> Grid:
+def _grid(projections: Sequence[ProjectionState], more: Sequence[Column] = ()) -> Grid:
+    """Make the table; a column more has the errors, which on a terminal are lines of their own."""
     grid = Grid(
         [
-            Column("PROJECTION"),
-            Column("STATUS"),
-            Column("POSITION", is_number=True),
+            Column("PROJECTION", is_wide=True),
+            Column("STATUS", is_wide=True),
+            Column("POSITION", is_number=True, rank=2),
             Column("LAG", is_number=True),
-            Column("PROCESSED", is_number=True),
-            Column("LAST"),
-            Column("DEAD", is_number=True),
-            Column("ERROR", is_wide=True),
+            Column("BEHIND", is_number=True),
+            Column("PROCESSED", is_number=True, rank=4),
+            Column("LAST", rank=3),
+            Column("DEAD", is_number=True, rank=1),
+            *more,
         ]
     )
-    for state in overview.projections:
+    for state in projections:
         grid.add(
             state.name,
             _status_of(state),
             "-" if state.position is None else str(state.position),
             str(state.lag),
+            "-" if state.lag_seconds is None else _duration(state.lag_seconds),
             "-" if state.events_processed is None else str(state.events_processed),
             ago(state.seconds_since_processed),
             str(state.dead_letters),
-            _error_of(state),
+            *[_error_of(state) for _ in more],
             style="red" if _error_of(state) else _STYLES.get(state.status or "", ""),
         )
     return grid
@@ -87,6 +117,11 @@ def _error_of(state: ProjectionState) -> str:
     return "; ".join(error for error in errors if error)
 
 
+def _line_on_error(state: ProjectionState) -> str:
+    line = printable(f"{state.name}: {_error_of(state)}")
+    return line if len(line) <= MOST_OF_ERROR else f"{line[:MOST_OF_ERROR]} … (--json has all of it)"
+
+
 def _duration(seconds: float) -> str:
     for size, unit in ((3600, "h"), (60, "min")):
         if seconds >= size:
@@ -102,7 +137,6 @@ def _remarks(overview: Overview, notes: Sequence[str]) -> list[str]:
     ]
     if not overview.projections:
         lines.append('there are no projections; "projectiond new NAME" writes a first one')
-    lines += [_remark_on_worker(worker, overview.projections) for worker in overview.roster]
     lines += differences(overview.roster)
     if overview.hold is not None:
         lines += _remarks_on_hold(overview.hold)
@@ -120,6 +154,10 @@ def _remarks(overview: Overview, notes: Sequence[str]) -> list[str]:
         if state.dead_letters
     ]
     return [printable(line) for line in [*lines, *notes]]
+
+
+def _remarks_on_workers(overview: Overview) -> list[str]:
+    return [printable(_remark_on_worker(worker, overview.projections)) for worker in overview.roster]
 
 
 def _remark_on_worker(worker: LiveWorker, projections: Sequence[ProjectionState]) -> str:

@@ -112,7 +112,7 @@ def _show(overview: Overview, days: int, activity: Activity) -> None:
 
 
 def _grid_of_projections(projections: Sequence[ProjectionState]) -> Grid:
-    grid = Grid([Column("PROJECTION"), Column("LAG", is_number=True), Column("LAST"), Column("STATUS")])
+    grid = Grid([Column("PROJECTION", is_wide=True), Column("LAG", is_number=True), Column("LAST"), Column("STATUS")])
     for state in projections:
         grid.add(state.name, str(state.lag), ago(state.seconds_since_processed), state.status or "")
     return grid

@@ -21,7 +21,8 @@ from projectiond.failure import printable
 from projectiond.overview import Overview, read_overview
 from projectiond.registry import Registry
 
-REFRESH_SECONDS: Final = 1.0
+# Below a second, the time that a look takes included: by then what was done elsewhere is to be seen.
+REFRESH_SECONDS: Final = 0.8
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -32,15 +33,16 @@ def add_commands(app: typer.Typer) -> None:
 def status(
     context: typer.Context,
     *,
-    watch: Annotated[bool, typer.Option("--watch", help="Show it again each second, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again about each second, until Ctrl-C.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="For machines: one JSON object (with --watch, a line each).")
     ] = False,
 ) -> None:
     """Show where every projection stands, and what holds it back.
 
-    Lag counts sequence numbers between a projection's position and the store's head. Below the table: who holds the
-    high-water mark, if an open transaction does, and how many workers are connected.
+    Lag counts sequence numbers between a projection's position and the store's head; behind is the age of the oldest
+    event above its position. Beside the table: what fails, who holds the high-water mark, if an open transaction does,
+    and which worker runs what, for how long.
 
     An outage of the database does not end --watch: it says so, and goes on when the database is back.
 
@@ -103,9 +105,10 @@ class _Watch:
 def _watch(watch: _Watch, *, as_json: bool) -> None:
     try:
         if is_terminal() and not as_json:
-            with Live(console=Console(), auto_refresh=False, screen=True) as live:
+            console = Console()
+            with Live(console=console, auto_refresh=False, screen=True) as live:
                 while True:
-                    live.update(_drawn(watch), refresh=True)
+                    live.update(_drawn(watch, console), refresh=True)
                     time.sleep(REFRESH_SECONDS)
                     watch.look()
         while True:
@@ -118,8 +121,8 @@ def _watch(watch: _Watch, *, as_json: bool) -> None:
         watch.close()
 
 
-def _drawn(watch: _Watch) -> RenderableType:
-    drawn = picture(watch.overview, watch.notes)
+def _drawn(watch: _Watch, console: Console) -> RenderableType:
+    drawn = picture(watch.overview, watch.notes, console.width, console.height)
     return Group(Text(watch.outage, style="red"), drawn) if watch.outage else drawn
 
 
