@@ -46,8 +46,9 @@ TICK_SECONDS: Final = 0.2
 FIRST_RESTART_SECONDS: Final = 0.5
 LONGEST_RESTART_SECONDS: Final = 30.0
 
-# A worker that lived this long was not dying of its start.
-HEALTHY_SECONDS: Final = 60.0
+# A worker that lived this long was not dying of its start.  Starting one each ten seconds is no burden, while a pause
+# that has grown would leave a daemon short of workers, or without any, for deaths that had nothing to do with it.
+HEALTHY_SECONDS: Final = 10.0
 
 # Deaths so far apart have nothing to do with each other.
 FORGET_SECONDS: Final = 3600.0

@@ -2,13 +2,15 @@
 
 import os
 import signal
+import time
 from types import SimpleNamespace
 
 import pytest
 
+from projectiond import supervisor as supervisors
 from projectiond.recorder import InHand, Page, Recorder, create_recorder_file
 from projectiond.settings import Settings
-from projectiond.supervisor import SILENT_SECONDS, Post, Supervisor
+from projectiond.supervisor import HEALTHY_SECONDS, LONGEST_RESTART_SECONDS, SILENT_SECONDS, Post, Supervisor
 
 
 class FakeChild:
@@ -70,6 +72,26 @@ def test_a_long_time_limit_for_handlers_is_a_long_patience_with_the_worker() -> 
     child = FakeChild(silent_seconds=SILENT_SECONDS + 1)
     check(child, handler_timeout_seconds=SILENT_SECONDS + 10)
     assert not child.is_killed
+
+
+def pause_after(post: Post, lived_seconds: float) -> float:
+    """Have a worker of a post die; give the seconds until the next is started."""
+    child = FakeChild()
+    child.kill()
+    child.started_at = time.monotonic() - lived_seconds
+    Supervisor(Settings())._vacate(post, child, "signal SIGKILL")  # type: ignore[arg-type]
+    return post.start_at - time.monotonic()
+
+
+def test_workers_that_die_of_their_start_are_replaced_after_pauses_that_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisors.random, "uniform", lambda _, most: most)
+    post = Post(1)
+    pauses = [round(pause_after(post, 1.0)) for _ in range(7)]
+    assert pauses == [1, 2, 4, 8, 16, LONGEST_RESTART_SECONDS, LONGEST_RESTART_SECONDS]
+
+
+def test_one_that_had_worked_for_a_while_is_replaced_soon_however_many_have_died_before() -> None:
+    assert pause_after(Post(1, failures=7), HEALTHY_SECONDS + 1) <= 1
 
 
 def test_only_signals_that_ask_for_the_end_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
