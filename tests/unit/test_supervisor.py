@@ -1,13 +1,13 @@
 """The supervisor's decisions about a worker, without a process."""
 
 import os
+import random
 import signal
 import time
 from types import SimpleNamespace
 
 import pytest
 
-from projectiond import supervisor as supervisors
 from projectiond.recorder import InHand, Page, Recorder, create_recorder_file
 from projectiond.settings import Settings
 from projectiond.supervisor import HEALTHY_SECONDS, LONGEST_RESTART_SECONDS, SILENT_SECONDS, Post, Supervisor
@@ -84,7 +84,7 @@ def pause_after(post: Post, lived_seconds: float) -> float:
 
 
 def test_workers_that_die_of_their_start_are_replaced_after_pauses_that_grow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisors.random, "uniform", lambda _, most: most)
+    monkeypatch.setattr(random, "uniform", lambda _, most: most)
     post = Post(1)
     pauses = [round(pause_after(post, 1.0)) for _ in range(7)]
     assert pauses == [1, 2, 4, 8, 16, LONGEST_RESTART_SECONDS, LONGEST_RESTART_SECONDS]
