@@ -30,6 +30,7 @@ from typing import Final
 
 from projectiond import sql
 from projectiond.database import Connection, fetch_row
+from projectiond.errors import ConfigurationError
 from projectiond.fair_share import Shares, shares
 
 # A worker that has lived so long has come to stay: the others give leases back for it.  Shorter than what a person
@@ -65,8 +66,6 @@ class Leases:
         self._settled_key = peers_key(projections, "settled")
         self._settles_at = time.monotonic() + SETTLE_SECONDS
         self._held: set[str] = set()
-        # Asked, for what the driver knows as this number may be a pooler's.
-        (self._session,) = fetch_row(db, sql.session.SESSION)
         # Whether nobody waits for this worker to settle.
         self._is_alone = True
         # Who had the doorbell armed at the last survey: the session's process.
@@ -92,20 +91,32 @@ class Leases:
         return math.inf if self._is_alone else max(0.0, self._settles_at - time.monotonic())
 
     def survey(self) -> Shares:
-        """Look at all leases; give the numbers of them that this worker may hold."""
+        """Look at all leases; give the numbers of them that this worker may hold.
+
+        Raises:
+            ConfigurationError: What this worker has locked is another session's.
+        """
         locks = self._db.execute(sql.leases.READ_LEASES).fetchall()
-        exclusive = [(key, pid) for key, is_exclusive, pid in locks if is_exclusive]
+        exclusive = [(key, pid) for key, is_exclusive, pid, _ in locks if is_exclusive]
         self.bell_holder = next((pid for key, pid in exclusive if key == sql.keys.DOORBELL_KEY), None)
         leased = [(key, pid) for key, pid in exclusive if key in self._keys]
         self._taken = frozenset(key for key, _ in leased)
         holdings = Counter(pid for _, pid in leased)
-        sharers = {(key, pid) for key, is_exclusive, pid in locks if not is_exclusive}
+        sharers = {(key, pid) for key, is_exclusive, pid, _ in locks if not is_exclusive}
         peers = {pid for key, pid in sharers if key == self._peers_key}
+        # Asked each time, for what the driver knows as this number may be a pooler's.
+        session = next((own for *_, own in locks), 0)
+        if session not in peers:
+            raise ConfigurationError(
+                "the locks that this worker took in its session are not there: a pooler hands sessions on from one "
+                "transaction to the next",
+                hint="point database_url at the server itself, or at a pool in session mode",
+            )
         settled = {pid for key, pid in sharers if key == self._settled_key}
         self._is_alone = len(peers) == 1
         if time.monotonic() >= self._settles_at:
             self._settle()
-        return shares(self._session, {peer: holdings[peer] for peer in peers}, settled, len(self._keys))
+        return shares(session, {peer: holdings[peer] for peer in peers}, settled, len(self._keys))
 
     def _settle(self) -> None:
         self._db.execute(sql.leases.REGISTER_WORKER, {"key": self._settled_key})

@@ -7,7 +7,10 @@ import sys
 import psycopg
 import pytest
 
+from projectiond import database as databases
 from projectiond.errors import ConfigurationError
+from projectiond.fair_share import Shares
+from projectiond.lease import Leases
 from projectiond.pooler import refuse_shared_sessions
 from tests.support.daemon import Daemon, journal
 from tests.support.events import append
@@ -84,3 +87,20 @@ def test_a_daemon_works_behind_a_pooler_in_session_mode(database: Database) -> N
         with contextlib.closing(behind), Daemon(behind, journal()) as daemon:
             for _ in range(3):
                 daemon.wait_until_at("journal", append(conn, "Counted"))
+
+
+@needs_pgbouncer
+def test_a_pool_that_is_switched_to_transaction_mode_costs_the_leases_and_is_named(database: Database) -> None:
+    """Nobody looks for a pooler after the start; but the locks are not where they were taken."""
+    with (
+        running_pgbouncer(database.server, "transaction") as bouncer,
+        psycopg.connect(bouncer.dsn(database.name)) as other,
+        databases.connect(bouncer.dsn(database.name), role="leases", statement_timeout_seconds=30) as db,
+    ):
+        # It holds one of the two sessions, so all of this is in the second one, and what follows in the first.
+        other.execute("SELECT 1")
+        leases = Leases(db, ["a"])
+        assert leases.survey() == Shares(1, 1)
+        other.commit()
+        with pytest.raises(ConfigurationError, match="a pooler hands sessions on"):
+            leases.survey()

@@ -78,13 +78,14 @@ ORDER BY host, process_id
 # Parameters: channel.
 ANNOUNCE_LEASES: LiteralString = "SELECT pg_notify(%(channel)s, '')"
 
-# Rows: (key, whether exclusive, the session's process) of each advisory lock of this database with a key of 64 bits:
-# every lease, every live worker, and what the application itself may hold.
+# Rows: (key, whether exclusive, the session's process, this session's process) of each advisory lock of this database
+# with a key of 64 bits: every lease, every live worker, and what the application itself may hold.
 READ_LEASES: LiteralString = """
 SELECT
     (classid::bigint << 32) | objid::bigint,
     mode = 'ExclusiveLock',
-    pid
+    pid,
+    pg_backend_pid()
 FROM pg_locks
 WHERE locktype = 'advisory'
     AND granted
