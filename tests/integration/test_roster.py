@@ -9,7 +9,7 @@ import pytest
 
 from projectiond import database as databases
 from projectiond import sql
-from projectiond.cli.picture import _remarks
+from projectiond.cli.picture import _remarks_on_workers
 from projectiond.lease import Leases
 from projectiond.overview import Overview, as_object, read_overview
 from projectiond.roster import LiveWorker, differences, enter_worker, note_held, read_roster
@@ -45,7 +45,7 @@ def test_status_says_who_runs_a_projection_and_since_when(database: Database) ->
         shape = as_object(overview)
         assert shape["projections"][0]["runner"]["since"] == runner.since.isoformat()
         assert shape["roster"][0]["projections"] == ["journal"]
-        assert any(line.endswith("runs journal (for 0 s)") for line in _remarks(overview, []))
+        assert any(line.endswith("runs journal (for 0 s)") for line in _remarks_on_workers(overview))
     assert not read(database).roster
     assert read(database).projections[0].runner is None
 
