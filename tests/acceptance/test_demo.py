@@ -4,7 +4,9 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
+from http import HTTPStatus
 from pathlib import Path
 
 import psutil
@@ -46,6 +48,18 @@ def processes_of(directory: Path) -> list[str]:
     return found
 
 
+def press(address: str, button: str, token: str) -> int:
+    """Press a button of the dashboard; return the answer's status."""
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json", "Origin": address.rstrip("/")}
+    url = f"{address}dashboard/projections/{button}"
+    asking = urllib.request.Request(url, b"{}", headers, method="POST")  # noqa: S310 - it is http
+    try:
+        with urllib.request.urlopen(asking, timeout=10) as answer:  # noqa: S310 - as above
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
 def test_the_demo_shows_live_read_models_twice_in_a_row_and_leaves_nothing_running(tmp_path: Path) -> None:
     written = []
     for _ in range(2):
@@ -72,6 +86,9 @@ def test_interrupting_the_demo_is_a_good_end(tmp_path: Path) -> None:
     asking = urllib.request.Request(address, headers={"Accept": "text/html"})  # noqa: S310 - it is http, see above
     with urllib.request.urlopen(asking, timeout=10) as page:  # noqa: S310 - as above
         assert b"<title>projectiond" in page.read()
+    (token,) = re.findall(r"the token is (\w+)", output.read_text())
+    assert press(address, "order_summary/pause", "not-the-token-at-all") == HTTPStatus.UNAUTHORIZED
+    assert press(address, "order_summary/pause", token) == HTTPStatus.OK
     demo.send_signal(signal.SIGINT)
     assert demo.wait(60) == 0
     assert "where to look next" in output.read_text()

@@ -1,6 +1,7 @@
 """The demo's daemon: ``projectiond run`` as a process that ends with the demo, however the demo ends.
 
-Started by ``show`` with the settings on standard input, which stays open: its end means that the demo is gone.  It
+Started by ``show`` with the settings and the dashboard's token on standard input, a line each, which stays open: its
+end means that the demo is gone.  It
 counts as a user of the embedded server, so it is the one that stops it when the demo was killed.
 """
 
@@ -10,6 +11,8 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+
+from pydantic import SecretStr
 
 from projectiond import logs
 from projectiond.embedded import start_embedded
@@ -31,7 +34,9 @@ class DaemonProcess:
                 # Ctrl-C is for the demo, which then ends this process in order.
                 start_new_session=True,
             )
-        self._tell(settings.to_wire() + "\n")
+        token = settings.http_token
+        # What is written for workers has no token.
+        self._tell(f"{settings.to_wire()}\n{token.get_secret_value() if token else ''}\n")
 
     def exit_code(self) -> int | None:
         """Give its exit code; None while it runs."""
@@ -44,16 +49,18 @@ class DaemonProcess:
                 self._process.stdin.close()
         self._process.wait()
 
-    def _tell(self, line: str) -> None:
+    def _tell(self, lines: str) -> None:
         if self._process.stdin is not None:
             with suppress(BrokenPipeError):
-                self._process.stdin.write(line.encode())
+                self._process.stdin.write(lines.encode())
                 self._process.stdin.flush()
 
 
 def main() -> int:
     """Run until the demo ends."""
     settings = Settings.from_wire(sys.stdin.readline())
+    token = sys.stdin.readline().strip()
+    settings = settings.model_copy(update={"http_token": SecretStr(token) if token else None})
     start_embedded()
     logs.configure_logging(settings.log_format, settings.log_level)
     return Supervisor(settings, until=_has_ended).run()
