@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-import psycopg
 import pytest
 from psycopg import sql
 from pydantic import SecretStr
@@ -21,6 +20,7 @@ from projectiond.errors import (
     WaitTimeoutError,
 )
 from projectiond.http import readings as readings_module
+from projectiond.http import session
 from projectiond.http import waiters as waiters_module
 from projectiond.http.crew import Crew
 from projectiond.http.readings import Reading, Readings
@@ -258,18 +258,30 @@ class TestWaiters:
 
         def refuse(*_: object, **__: object) -> Connection:
             attempts.append(None)
-            raise psycopg.OperationalError("no route to it")
+            raise DatabaseUnavailableError("no route to it")
 
         async def story() -> list[Outcome]:
             waits = [asyncio.create_task(waiters.wait("orders", 1, 10)) for _ in range(50)]
             return await asyncio.gather(*waits)
 
-        monkeypatch.setattr(waiters_module, "connect", refuse)
+        monkeypatch.setattr(session, "connect", refuse)
         outcomes = asyncio.run(story())
-        assert {str(outcome.error) for outcome in outcomes} == {
-            "the database does not answer: OperationalError: no route to it; try again in a moment"
-        }
+        assert {str(outcome.error) for outcome in outcomes} == {"no route to it"}
         assert len(attempts) <= 5
+
+    def test_what_the_database_refuses_to_one_it_does_not_refuse_to_others(
+        self, waiters: Waiters, database: Database
+    ) -> None:
+        number = append(database.connect(), "Placed")
+        enroll(database, "orders", number)
+
+        async def story() -> tuple[Outcome, Outcome]:
+            # PostgreSQL takes no text with that.
+            return await asyncio.gather(waiters.wait("\x00", 1, 5), waiters.wait("orders", number, 5))
+
+        refused, arrived = asyncio.run(story())
+        assert str(refused.error).startswith("the database refuses to answer: DataError")
+        assert arrived == Outcome(number, None)
 
     def test_a_connection_that_breaks_is_made_anew(self, waiters: Waiters, database: Database) -> None:
         number = append(database.connect(), "Placed")
@@ -283,7 +295,7 @@ class TestWaiters:
     ) -> None:
         monkeypatch.setattr(waiters_module, "GRACE_SECONDS", 0.05)
         released = threading.Event()
-        monkeypatch.setattr(waiters, "_ask_once", lambda _: released.wait(10))
+        monkeypatch.setattr(waiters, "_ask", lambda _: released.wait(10))
         enroll(database, "orders", 0)
         outcome = self.wait(waiters, "orders", 1, 0.05)
         assert isinstance(outcome.error, DatabaseUnavailableError)

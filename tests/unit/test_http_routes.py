@@ -375,7 +375,7 @@ class TestProjections:
         elsewhere = site.ask("/api/projections//elsewhere.example/x").headers["Location"]
         assert urljoin("http://daemon/api/projections//elsewhere.example/x", elsewhere).startswith("http://daemon/")
 
-    @pytest.mark.parametrize("name", ["a/b", "a?b#c%2F", "..", ".", "ü\n", HOSTILE.replace("\udc80", "")])
+    @pytest.mark.parametrize("name", ["a/b", "a?b#c%2F", "..", ".", "ü\n", re.sub("[\x00\udc80]", "", HOSTILE)])
     def test_a_name_is_whatever_it_is(self, name: str) -> None:
         site = Site(readings=FakeReadings(reading_of(state_of(name))))
         path = f"{API}/{quote(name, safe='')}"
@@ -391,6 +391,10 @@ class TestProjections:
 
 
 class TestWait:
+    def test_a_name_that_no_projection_can_have_is_not_asked_for(self, site: Site) -> None:
+        assert site.ask(f"{API}/a%00b/wait?sequence=1").status_code == 404
+        assert not site.waiters.asked
+
     def test_reached(self, site: Site) -> None:
         answer = site.ask(f"{API}/orders/wait?sequence=40&timeout=2.5")
         assert answer.status_code == 200

@@ -16,8 +16,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from projectiond.http.headers import SECURITY_HEADERS
 
-# Below the 1,024 descriptors that a process gets by default, with room for all who may wait, and for probes.
-MOST_CONNECTIONS: Final = 256
+# Half of the 1,024 descriptors that a process gets by default: room for all who may wait or look, and as many others.
+MOST_CONNECTIONS: Final = 512
 
 # From the connection, or the answer before, to the end of the request's head.
 REQUEST_SECONDS: Final = 10.0

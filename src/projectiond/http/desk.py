@@ -15,13 +15,13 @@ from typing import Any, Final, TypeVar
 
 import psycopg
 
-from projectiond.database import Connection, connect
-from projectiond.errors import DatabaseUnavailableError, ProjectiondError
+from projectiond.database import Connection
+from projectiond.errors import ProjectiondError
 from projectiond.failure import describe
+from projectiond.http.session import Session, fault_of, unanswered
 from projectiond.settings import Settings
 
 PATIENCE_SECONDS: Final = 4.0
-CONNECT_SECONDS: Final = 2
 
 # As many may wait; a person who meets more than these comes back in a moment.
 MOST_QUESTIONS: Final = 32
@@ -51,12 +51,10 @@ class Desk:
             role: Of the session, for whoever looks at pg_stat_activity.
             timeout_seconds: How long a statement may take.
         """
-        self._settings = settings
         self._role = role
-        self._timeout_seconds = timeout_seconds
+        self._session = Session(settings, role, timeout_seconds=timeout_seconds)
         self._questions: queue.Queue[_Question | None] = queue.Queue(MOST_QUESTIONS)
         self._thread: threading.Thread | None = None
-        self._db: Connection | None = None
 
     async def ask(self, question: Callable[[Connection], T]) -> T:
         """Have a question answered; it may be asked twice, when the connection turns out to be lost.
@@ -73,9 +71,9 @@ class Desk:
             self._questions.put_nowait(asked)
             answer: T = await asyncio.wait_for(asked.answer, PATIENCE_SECONDS)
         except queue.Full:
-            raise _unanswered("too many ask at once") from None
+            raise unanswered("too many ask at once") from None
         except TimeoutError:
-            raise _unanswered(f"it has not within {PATIENCE_SECONDS:g} s") from None
+            raise unanswered(f"it has not within {PATIENCE_SECONDS:g} s") from None
         finally:
             asked.is_given_up = True
         return answer
@@ -92,55 +90,26 @@ class Desk:
             try:
                 asked = self._questions.get(timeout=IDLE_SECONDS)
             except queue.Empty:
-                self._close()
+                self._session.close()
                 continue
             if asked is None:
                 break
             if not asked.is_given_up:
                 self._answer(asked)
-        self._close()
+        self._session.close()
 
     def _answer(self, asked: _Question) -> None:
         try:
-            answer, error = self._try(asked.ask), None
+            answer, error = self._session.ask(asked.ask), None
         except ProjectiondError as known:
             answer, error = None, known
         except psycopg.Error as failed:
-            self._close()
-            answer, error = None, _unanswered(describe(failed))
+            answer, error = None, fault_of(failed)
         except Exception as unknown:  # noqa: BLE001 - it is this question's answer, and not the others' end
             answer, error = None, ProjectiondError(f"an error of projectiond itself: {describe(unknown)}")
         # The loop may have been closed with the server.
         with suppress(RuntimeError):
             asked.loop.call_soon_threadsafe(_settle, asked.answer, answer, error)
-
-    def _try(self, ask: Callable[[Connection], Any]) -> Any:  # noqa: ANN401 - whatever is asked for
-        is_new = self._db is None
-        try:
-            return ask(self._connected())
-        except psycopg.errors.QueryCanceled:
-            raise
-        except psycopg.OperationalError:
-            if is_new:
-                raise
-            # The connection is of before a restart of the server.
-            self._close()
-            return ask(self._connected())
-
-    def _connected(self) -> Connection:
-        if self._db is None:
-            self._db = connect(
-                self._settings.database_dsn() or "",
-                role=self._role,
-                statement_timeout_seconds=self._timeout_seconds,
-                connect_timeout_seconds=CONNECT_SECONDS,
-            )
-        return self._db
-
-    def _close(self) -> None:
-        if self._db is not None:
-            self._db.close()
-        self._db = None
 
 
 def _settle(answer: asyncio.Future[Any], value: Any, error: Exception | None) -> None:  # noqa: ANN401 - as above
@@ -150,7 +119,3 @@ def _settle(answer: asyncio.Future[Any], value: Any, error: Exception | None) ->
         answer.set_result(value)
     else:
         answer.set_exception(error)
-
-
-def _unanswered(why: str) -> DatabaseUnavailableError:
-    return DatabaseUnavailableError(f"the database does not answer: {why}", hint="try again in a moment")

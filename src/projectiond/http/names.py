@@ -6,7 +6,8 @@ from starlette.convertors import PathConvertor, register_url_convertor
 
 
 class _Name(PathConvertor):
-    regex = r"[\s\S]+"
+    # But NUL, which PostgreSQL has in no text.
+    regex = r"[^\x00]+"
 
 
 register_url_convertor("projection", _Name())

@@ -18,12 +18,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
-import psycopg
-
-from projectiond.database import Connection, connect
+from projectiond.database import Connection
 from projectiond.errors import ProjectiondError
 from projectiond.failure import describe, printable
 from projectiond.http.crew import Crew
+from projectiond.http.session import Session
 from projectiond.inspection import inspect_schema
 from projectiond.overview import Overview, read_overview
 from projectiond.settings import Settings
@@ -80,12 +79,12 @@ class Readings:
     def __init__(self, settings: Settings, crew: Callable[[], Crew]) -> None:
         self._settings = settings
         self._crew = crew
+        self._session = Session(settings, "http", timeout_seconds=TIMEOUT_SECONDS)
         self._last = Reading()
         self._began_at: float | None = None
         self._next_at = 0.0
         self._inspected_at: float | None = None
         self._is_schema_wanted = False
-        self._db: Connection | None = None
         self._asked = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -137,20 +136,20 @@ class Readings:
     def _run(self) -> None:
         while not self._stopping.is_set():
             if not self._asked.wait(IDLE_SECONDS):
-                self._close()
+                self._session.close()
                 continue
             self._asked.clear()
             self._stopping.wait(max(0.0, self._next_at - time.monotonic()))
             if not self._stopping.is_set():
                 self._read()
-        self._close()
+        self._session.close()
 
     def _read(self) -> None:
         self._began_at = began_at = time.monotonic()
         try:
             last = self._take()
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait are told
-            self._close()
+            self._session.close()
             text = printable(str(error)) if isinstance(error, ProjectiondError) else describe(error)
             last = replace(self._last, error=text, failed_at=time.monotonic())
         now = time.monotonic()
@@ -170,28 +169,12 @@ class Readings:
                 loop.call_soon_threadsafe(_resolve, future)
 
     def _take(self) -> Reading:
-        is_new = self._db is None
-        try:
-            return self._take_once()
-        except psycopg.OperationalError:
-            if is_new:
-                raise
-            # The connection is of before a restart of the server.
-            self._close()
-            return self._take_once()
+        return self._session.ask(self._take_once)
 
-    def _take_once(self) -> Reading:
-        if self._db is None:
-            dsn = self._settings.database_dsn() or ""
-            self._db = connect(
-                dsn,
-                role="http",
-                statement_timeout_seconds=TIMEOUT_SECONDS,
-                connect_timeout_seconds=TIMEOUT_SECONDS,
-            )
+    def _take_once(self, db: Connection) -> Reading:
         crew = self._crew()
-        overview = read_overview(self._db, crew.names() or None, settled=crew.settled())
-        faults = self._inspect(self._db)
+        overview = read_overview(db, crew.names() or None, settled=crew.settled())
+        faults = self._inspect(db)
         return replace(self._last, overview=overview, read_at=time.monotonic(), error="", schema_faults=faults)
 
     def _inspect(self, db: Connection) -> Sequence[str] | None:
@@ -203,11 +186,6 @@ class Readings:
         self._is_schema_wanted = False
         self._inspected_at = now
         return inspect_schema(db, needs_doorbell=self._settings.wakeup == "notify")
-
-    def _close(self) -> None:
-        if self._db is not None:
-            self._db.close()
-        self._db = None
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

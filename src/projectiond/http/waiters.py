@@ -24,9 +24,9 @@ import psycopg
 
 from projectiond import sql
 from projectiond.arrival import Arrival, Pause, Question, Rows
-from projectiond.database import Connection, connect
 from projectiond.errors import DatabaseUnavailableError, ProjectiondError
 from projectiond.failure import describe
+from projectiond.http.session import Session, fault_of, unanswered
 from projectiond.settings import Settings
 from projectiond.waiting import Step, watch
 
@@ -74,12 +74,11 @@ class Waiters:
     """All who wait in this process."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        self._session = Session(settings, "http-wait", timeout_seconds=TIMEOUT_SECONDS)
         self._waiting: list[Waiter] = []
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._is_stopping = False
-        self._db: Connection | None = None
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -97,7 +96,7 @@ class Waiters:
         try:
             error = await asyncio.wait_for(waiter.arrived, timeout_seconds + GRACE_SECONDS)
         except TimeoutError:
-            error = _unanswered("it has not answered in time")
+            error = unanswered("it has not answered in time")
         finally:
             self._dismiss(waiter)
         return Outcome(waiter.position, error)
@@ -131,7 +130,7 @@ class Waiters:
             began = time.thread_time()
             self._go_round(due)
             time.sleep(max(SHORTEST_PAUSE_SECONDS, PAUSE_PER_ROUND * (time.thread_time() - began)))
-        self._close()
+        self._session.close()
 
     def _await_due(self) -> Sequence[Waiter] | None:
         """Sleep until some are due; ``None``: it is over."""
@@ -143,24 +142,25 @@ class Waiters:
                 if self._waiting:
                     self._changed.wait(min(waiter.due_at for waiter in self._waiting) - now)
                 elif not self._changed.wait(IDLE_SECONDS):
-                    self._close()
+                    self._session.close()
             return None
 
     def _go_round(self, due: Sequence[Waiter]) -> None:
         rows_by_name: dict[str, Rows] = {}
-        unanswered: DatabaseUnavailableError | None = None
+        absence: DatabaseUnavailableError | None = None
         for waiter in due:
-            if unanswered is not None:
-                self._tell(waiter, unanswered)
+            if absence is not None:
+                self._tell(waiter, absence)
                 continue
             try:
                 self._advance(waiter, rows_by_name)
+            except (DatabaseUnavailableError, psycopg.OperationalError) as error:
+                absence = fault_of(error) if isinstance(error, psycopg.Error) else error
+                self._tell(waiter, absence)
+            except psycopg.Error as error:
+                self._tell(waiter, fault_of(error))
             except ProjectiondError as error:
                 self._tell(waiter, error)
-            except psycopg.Error as error:
-                self._close()
-                unanswered = _unanswered(describe(error))
-                self._tell(waiter, unanswered)
             except Exception as error:  # noqa: BLE001 - it is this waiter's answer, and not the others' end
                 self._tell(waiter, ProjectiondError(f"an error of projectiond itself: {describe(error)}"))
 
@@ -188,25 +188,7 @@ class Waiters:
         return rows_by_name[name]
 
     def _ask(self, question: Question) -> Rows:
-        is_new = self._db is None
-        try:
-            return self._ask_once(question)
-        except psycopg.OperationalError:
-            if is_new:
-                raise
-            # The connection is of before a restart of the server.
-            self._close()
-            return self._ask_once(question)
-
-    def _ask_once(self, question: Question) -> Rows:
-        if self._db is None:
-            self._db = connect(
-                self._settings.database_dsn() or "",
-                role="http-wait",
-                statement_timeout_seconds=TIMEOUT_SECONDS,
-                connect_timeout_seconds=TIMEOUT_SECONDS,
-            )
-        return self._db.execute(question.statement, question.parameters).fetchall()
+        return self._session.ask(lambda db: db.execute(question.statement, question.parameters).fetchall())
 
     def _tell(self, waiter: Waiter, error: ProjectiondError | None) -> None:
         self._dismiss(waiter)
@@ -214,16 +196,7 @@ class Waiters:
         with suppress(RuntimeError):
             waiter.loop.call_soon_threadsafe(_settle, waiter.arrived, error)
 
-    def _close(self) -> None:
-        if self._db is not None:
-            self._db.close()
-        self._db = None
-
 
 def _settle(arrived: asyncio.Future[ProjectiondError | None], error: ProjectiondError | None) -> None:
     if not arrived.done():
         arrived.set_result(error)
-
-
-def _unanswered(why: str) -> DatabaseUnavailableError:
-    return DatabaseUnavailableError(f"the database does not answer: {why}", hint="try again in a moment")
