@@ -150,8 +150,16 @@ def test_a_unit_hears_from_the_supervisor_and_signals_it_alone(unit: Path) -> No
 
 @unit_files
 def test_a_unit_starts_again_for_as_long_as_the_database_is_away(unit: Path) -> None:
-    assert assignments(unit, "Service")["Restart"] == ["on-failure"]
+    service = assignments(unit, "Service")
+    assert service["Restart"] == ["on-failure"]
+    # To systemd the daemon's end by it is no failure, so one stray signal would be the end for good.
+    assert service["RestartForceExitStatus"] == ["SIGHUP"]
     assert assignments(unit, "Unit")["StartLimitIntervalSec"] == ["0"]
+
+
+@unit_files
+def test_a_worker_that_takes_all_memory_does_not_end_the_supervisor_with_it(unit: Path) -> None:
+    assert assignments(unit, "Service")["OOMPolicy"] == ["continue"]
 
 
 @unit_files
