@@ -1,7 +1,8 @@
 """A model of the doorbell: writers that notify only while somebody sleeps, and watchers that fall asleep.
 
-The poll that the real thing has as a backstop is left out, for it would hide every wake-up that is lost.  A crash of
-whoever has armed the bell is such a loss, the only one that is left to the poll, so nobody crashes here.
+The poll that the real thing has as a backstop is left out, for it would hide every wake-up that is lost.  A watcher may
+crash with the bell armed, and then cannot ring.  Whoever relied on it is told by the next look at the locks, which is a
+step that may come at any time, or late.
 
 The mark is taken for granted (`settling` is about it): a look gives how far everything is settled, and whether
 something is visible beyond.  Who is asleep takes no step but to hear a notification.  So a wake-up is lost when all
@@ -37,6 +38,12 @@ class Guards:
     notifies_at_commit: bool = True
     """Without: the notification goes out when the trigger runs, before the event can be read."""
 
+    knows_who_is_relied_on: bool = True
+    """Without: a watcher is told only when nobody has the bell armed, not when another has than it had found."""
+
+    looks_at_the_locks: bool = True
+    """Without: a watcher is not told that whoever had armed the bell is gone."""
+
     locks_until_the_end: bool = True
     """Without: a writer gives the bell back before its event is visible."""
 
@@ -58,6 +65,8 @@ class Watcher(NamedTuple):
     is_armed: bool = False
     hears: bool = False
     """Whether a notification waits to be read."""
+    relied_on: int | None = None
+    """Who has it armed instead, while it sleeps."""
     is_held: bool = False
     """Whether the last look saw something that was not settled."""
 
@@ -68,13 +77,15 @@ class State(NamedTuple):
     writers: tuple[Writer, ...]
     watchers: tuple[Watcher, ...]
     drawn: int = 0
+    crashes: int = 0
 
 
 class Waking:
     """The model."""
 
-    def __init__(self, guards: Guards, *, writers: int, watchers: int) -> None:
+    def __init__(self, guards: Guards, *, writers: int, watchers: int, crashes: int = 0) -> None:
         self._guards = guards
+        self._crashes = crashes
         self.first = State((Writer(),) * writers, (Watcher(),) * watchers)
 
     def steps(self, state: State) -> Iterator[tuple[str, State]]:
@@ -91,7 +102,7 @@ class Waking:
         if any(writer.phase not in {ENDED, DEAD} for writer in state.writers):
             return None
         alive = [watcher for watcher in state.watchers if watcher.does != GONE]
-        if any(watcher.does != ASLEEP or watcher.hears for watcher in alive):
+        if any(watcher.does != ASLEEP or watcher.hears or self._is_told(state, watcher) for watcher in alive):
             return None
         settled, _ = _look(state)
         sleepers = [watcher for watcher in alive if watcher.seen < settled]
@@ -151,15 +162,13 @@ class Waking:
             case 2:
                 if watcher.is_armed:
                     yield "has the bell armed", become(does=LOOK_AGAIN)
-                elif any(other.is_armed for other in state.watchers):
-                    yield "finds the bell armed by another", become(does=LOOK_AGAIN)
+                elif (holder := _holder(state)) is not None:
+                    yield "finds the bell armed by another", become(does=LOOK_AGAIN, relied_on=holder)
                 elif any(writer.has_bell for writer in state.writers):
                     yield "is refused the bell", become(does=LOOK)
                 else:
-                    yield (
-                        "arms the bell",
-                        become(does=LOOK_AGAIN if self._guards.looks_again else ASLEEP, is_armed=True),
-                    )
+                    does = LOOK_AGAIN if self._guards.looks_again else ASLEEP
+                    yield "arms the bell", become(does=does, is_armed=True, relied_on=None)
             case 3:
                 following = become(seen=settled, is_held=is_held, does=ASLEEP)
                 yield f"{looked}, before it sleeps", self._disarm(following, place, LOOK) if is_held else following
@@ -169,14 +178,29 @@ class Waking:
                     yield "hears a ring", become(hears=False, does=ARM)
                     heard = become(hears=False, seen=settled)
                     yield "hears a second ring", self._disarm(heard, place, LOOK)
+                elif self._is_told(state, watcher):
+                    yield "is told that nobody has the bell armed whom it knows", become(does=ARM)
         if watcher.does != GONE:
             yield "shuts down", self._disarm(state, place, GONE)
+            if state.crashes < self._crashes:
+                yield "crashes", become(does=GONE, is_armed=False)._replace(crashes=state.crashes + 1)
+
+    def _is_told(self, state: State, watcher: Watcher) -> bool:
+        """Say whether a look at the locks would wake who sleeps, for the bell is not with whom it relies on."""
+        if watcher.does != ASLEEP or watcher.is_armed or not self._guards.looks_at_the_locks:
+            return False
+        holder = _holder(state)
+        return holder is None or (self._guards.knows_who_is_relied_on and holder != watcher.relied_on)
 
     def _disarm(self, state: State, place: int, does: int) -> State:
         watcher = state.watchers[place]
         was_armed = watcher.is_armed
         state = state._replace(watchers=put(state.watchers, place, watcher._replace(is_armed=False, does=does)))
         return _ring(state, but=place) if was_armed and self._guards.rings_when_disarming else state
+
+
+def _holder(state: State) -> int | None:
+    return next((place for place, watcher in enumerate(state.watchers) if watcher.is_armed), None)
 
 
 def _look(state: State) -> tuple[int, bool]:

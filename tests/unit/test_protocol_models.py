@@ -5,14 +5,14 @@ from dataclasses import fields
 
 import pytest
 
-from tests.models import settling, waking
+from tests.models import leasing, settling, waking
 from tests.models.explore import explore
 
 # More writers and workers take minutes; for a long run by hand.
 IS_LARGE = bool(os.environ.get("PROJECTIOND_TEST_LARGE_MODELS"))
 
 
-def guards_of(guards: type[settling.Guards | waking.Guards]) -> list[str]:
+def guards_of(guards: type[settling.Guards | waking.Guards | leasing.Guards]) -> list[str]:
     return [field.name for field in fields(guards)]
 
 
@@ -48,18 +48,51 @@ def test_a_guarantee_breaks_without_a_guard_of_the_mark_or_the_checkpoint(guard:
     assert outcome.violation.startswith(SETTLING_FAULTS[guard])
 
 
-@pytest.mark.parametrize(("writers", "watchers"), [(2, 2), (3, 1), *([(3, 2), (2, 3)] if IS_LARGE else [])])
+@pytest.mark.parametrize(
+    ("writers", "watchers", "crashes"), [(2, 2, 1), (3, 1, 1), (1, 3, 1), *([(3, 2, 0), (2, 3, 0)] if IS_LARGE else [])]
+)
 @pytest.mark.timeout(1800 if IS_LARGE else 120)
-def test_no_wake_up_is_lost(writers: int, watchers: int) -> None:
-    model = waking.Waking(waking.Guards(), writers=writers, watchers=watchers)
+def test_no_wake_up_is_lost(writers: int, watchers: int, crashes: int) -> None:
+    model = waking.Waking(waking.Guards(), writers=writers, watchers=watchers, crashes=crashes)
     outcome = explore(model.first, model.steps, model.violation_of)
     assert outcome.violation is None, str(outcome)
     assert outcome.states > 10_000
 
 
+# A third watcher arms what a second had armed that crashed: the first relied on the second.
+WAKING_SIZES = {"knows_who_is_relied_on": (1, 3)}
+
+
 @pytest.mark.parametrize("guard", guards_of(waking.Guards))
 def test_a_wake_up_is_lost_without_a_guard_of_the_doorbell(guard: str) -> None:
-    model = waking.Waking(waking.Guards(**{guard: False}), writers=2, watchers=2)
+    writers, watchers = WAKING_SIZES.get(guard, (2, 2))
+    model = waking.Waking(waking.Guards(**{guard: False}), writers=writers, watchers=watchers, crashes=1)
     outcome = explore(model.first, model.steps, model.violation_of)
     assert outcome.violation is not None
     assert "sleeps" in outcome.violation
+
+
+@pytest.mark.parametrize(("workers", "kills", "losses", "gifts"), [(2, 1, 2, 2), (3, 1, 1, 1)])
+def test_leases_keep_runners_apart_and_a_zombie_applies_nothing(
+    workers: int, kills: int, losses: int, gifts: int
+) -> None:
+    model = leasing.Leasing(leasing.Guards(), workers=workers, kills=kills, losses=losses, gifts=gifts)
+    outcome = explore(model.first, model.steps, model.violation_of)
+    assert outcome.violation is None, str(outcome)
+    assert outcome.states > 1_000
+
+
+LEASING_FAULTS = {
+    "compares_and_sets": "G2",
+    "gives_back_after_the_runner": "two runners are at work at once",
+    "session_holds_the_lease": "somebody lives, and the checkpoint stays",
+    "stops_the_runner_of_a_lost_lease": "somebody runs it without a lease",
+}
+
+
+@pytest.mark.parametrize("guard", guards_of(leasing.Guards))
+def test_leases_fail_without_each_of_their_guards(guard: str) -> None:
+    model = leasing.Leasing(leasing.Guards(**{guard: False}), workers=2, kills=1, losses=1, gifts=1)
+    outcome = explore(model.first, model.steps, model.violation_of)
+    assert outcome.violation is not None
+    assert outcome.violation.startswith(LEASING_FAULTS[guard])
