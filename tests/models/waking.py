@@ -142,7 +142,7 @@ class Waking:
 
     # --- a watcher
 
-    def _watcher_steps(self, state: State, place: int) -> Iterator[tuple[str, State]]:  # noqa: C901 - a case a state
+    def _watcher_steps(self, state: State, place: int) -> Iterator[tuple[str, State]]:  # noqa: C901, PLR0912 - a case a state
         watcher = state.watchers[place]
         settled, is_held = _look(state)
         is_held = is_held and self._guards.stays_awake_while_held
