@@ -96,7 +96,7 @@ def browser() -> Iterator[Any]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look more often than once a second."""
     monkeypatch.setattr(stream, "TICK_SECONDS", 0.1)
-    monkeypatch.setattr(readings, "CACHE_SECONDS", 0.1)
+    monkeypatch.setattr(readings, "LIVE_SECONDS", 0.1)
 
 
 @pytest.fixture

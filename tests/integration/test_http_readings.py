@@ -23,7 +23,7 @@ from projectiond.http import readings as readings_module
 from projectiond.http import session
 from projectiond.http import waiters as waiters_module
 from projectiond.http.crew import Crew
-from projectiond.http.readings import Reading, Readings
+from projectiond.http.readings import CACHE_SECONDS, Reading, Readings
 from projectiond.http.waiters import Outcome, TooManyWaitersError, Waiters
 from projectiond.settings import Settings
 from tests.support.events import append
@@ -115,13 +115,24 @@ class TestReadings:
             assert reading.overview.hold is not None
             assert f"pid {writer.info.backend_pid}" in reading.overview.hold.holders[0]
             assert len(statements) - 2 <= 10
+            assert readings._next_at - time.monotonic() > CACHE_SECONDS
+
+    def test_who_looks_on_gets_a_newer_one_sooner(self, readings: Readings) -> None:
+        async def story() -> None:
+            first = await readings.get()
+            readings._next_live_at = 0.0
+            assert await readings.get() is first
+            assert await readings.get(is_live=True) is not first
+
+        asyncio.run(story())
 
     def test_the_schema_is_looked_at_when_somebody_wants_to_know(self, readings: Readings, database: Database) -> None:
         assert asyncio.run(readings.get()).schema_faults is None
-        readings._next_at = 0.0
+        readings._next_at = readings._next_live_at = 0.0
         assert asyncio.run(readings.get(with_schema=True)).schema_faults == []
         database.connect().execute("DROP TRIGGER projectiond_ring_doorbell ON event_store")
-        readings._next_at, readings._inspected_at = 0.0, None
+        readings._next_at = readings._next_live_at = 0.0
+        readings._inspected_at = None
         faults = asyncio.run(readings.get(with_schema=True)).schema_faults
         assert faults
         assert "projectiond init" in faults[0]
@@ -140,7 +151,7 @@ class TestReadings:
             good = await readings.get()
             monkeypatch.setattr(readings_module, "PATIENCE_SECONDS", 0.05)
             monkeypatch.setattr(readings, "_take", hang)
-            readings._next_at = 0.0
+            readings._next_at = readings._next_live_at = 0.0
             return good, await readings.get(), await readings.get()
 
         good, *hanging = asyncio.run(story())
@@ -158,7 +169,7 @@ class TestReadings:
     def test_a_connection_of_before_a_restart_is_no_outage(self, readings: Readings, database: Database) -> None:
         assert asyncio.run(readings.get()).error == ""
         terminate(database, "http")
-        readings._next_at = 0.0
+        readings._next_at = readings._next_live_at = 0.0
         reading = asyncio.run(readings.get())
         assert (reading.error, reading.failed_at) == ("", None)
 

@@ -99,8 +99,8 @@ class FakeReadings:
     reading: Reading
     asked: int = 0
 
-    async def get(self, *, with_schema: bool = False) -> Reading:
-        del with_schema
+    async def get(self, *, with_schema: bool = False, is_live: bool = False) -> Reading:
+        del with_schema, is_live
         self.asked += 1
         return self.reading
 

@@ -102,7 +102,7 @@ class Stream:
 
     async def _run(self) -> None:
         while self._viewers:
-            reading = await self._readings.get()
+            reading = await self._readings.get(is_live=True)
             now = time.monotonic()
             self._history.note_errors(reading)
             board = make_board(self._crew(), reading, self._history, self._health.verdict.faults, now)
