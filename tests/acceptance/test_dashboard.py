@@ -53,6 +53,7 @@ CONTRAST = """() => {
     canvas.fillRect(0, 0, 1, 1);
     return [...canvas.getImageData(0, 0, 1, 1).data];
   };
+  const opacity = (node) => (node ? getComputedStyle(node).opacity * opacity(node.parentElement) : 1);
   const light = (color) => {
     const linear = (c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
     const [r, g, b] = rgba(color).map((c) => linear(c / 255));
@@ -70,7 +71,7 @@ CONTRAST = """() => {
     const text = [...node.childNodes].filter((n) => n.nodeType === 3).map((n) => n.data.trim()).join("");
     if (!text || !node.checkVisibility({ visibilityProperty: true }) || node.closest(".unseen")) continue;
     const [a, b] = [light(getComputedStyle(node).color), light(ground(node))].sort((x, y) => y - x);
-    const ratio = (a + 0.05) / (b + 0.05);
+    const ratio = opacity(node) < 1 ? 1 : (a + 0.05) / (b + 0.05);
     if (ratio < least.ratio) least = { ratio, text };
   }
   return least;
@@ -389,11 +390,13 @@ def test_an_outage_is_said_with_the_age_of_what_is_shown_and_ends_by_itself(
             expect(notices).to_contain_text("s old")
             expect(visit.row("daily_sales")).to_contain_text("running")
             visit.picture("away")
+            assert page.evaluate(CONTRAST)["ratio"] >= 4.5
         expect(notices).to_be_empty()
         expect(page.locator("#connection-text")).to_have_text("live")
         # The daemon itself.
         shop.server.stop()
         expect(notices).to_contain_text("No connection to the daemon since")
+        expect(page.get_by_role("status")).to_contain_text("No connection to the daemon since")
         visit.picture("lost")
         with serving(database, *NAMES, port=shop.settings.http_port):
             page.evaluate("window.dispatchEvent(new Event('online'))")
@@ -404,7 +407,11 @@ def test_an_outage_is_said_with_the_age_of_what_is_shown_and_ends_by_itself(
             visit.row("newcomer").wait_for()
 
 
-def test_without_a_token_in_the_settings_nothing_can_be_done(browser: Any, database: Database) -> None:  # noqa: ANN401
+def test_without_a_token_in_the_settings_nothing_can_be_done(
+    browser: Any,  # noqa: ANN401
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with serving(database, "orders", http_token=None) as site:
         add_projection(site.conn, "orders", 3)
         add_letter(site.conn, "orders", 2, {})
@@ -414,6 +421,10 @@ def test_without_a_token_in_the_settings_nothing_can_be_done(browser: Any, datab
             panel.locator("summary").click()
             expect(panel).to_contain_text("ValueError: no such customer")
             expect(panel.get_by_role("button")).to_have_count(1)
+            # Somebody else comes, and there is no place.
+            monkeypatch.setattr(stream, "MOST_VIEWERS", 1)
+            with Visit(browser, site) as second:
+                expect(second.page.locator("#notices")).to_contain_text("As many look at this page already as may")
 
 
 def test_who_holds_the_mark_and_who_is_at_work_is_said_of_fifty_projections(

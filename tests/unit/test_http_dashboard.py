@@ -412,6 +412,10 @@ class TestStream:
             await message_of(view)
             answer = await source.stream.open(Request({"type": "http", "method": "GET"}))
             assert answer.status_code == 503
+            # Which a page asks for to know why.
+            head = await source.stream.open(Request({"type": "http", "method": "HEAD"}))
+            assert head.status_code == 503
+            await view.aclose()  # type: ignore[attr-defined]
             head = await source.stream.open(Request({"type": "http", "method": "HEAD"}))
             assert (head.status_code, head.body) == (200, b"")
 

@@ -67,11 +67,11 @@ class Stream:
 
     async def open(self, request: Request) -> Response:
         """Answer with a stream."""
-        if request.method == "HEAD":
-            return Response(media_type=MEDIA_TYPE)
         if self._viewers >= MOST_VIEWERS:
             error = f"{MOST_VIEWERS} people look already, which is as many as may"
             return Json({"error": error, "hint": "close other pages, or ask for /api/v1/projections"}, 503)
+        if request.method == "HEAD":
+            return Response(media_type=MEDIA_TYPE)
         # Not told to a proxy, which would buffer it.
         headers = {"X-Accel-Buffering": "no"}
         return StreamingResponse(self._messages(), media_type=MEDIA_TYPE, headers=headers)

@@ -17,6 +17,7 @@ export class Live {
     this.projections = new Map();
     this.lags = new Map();
     this.lostAt = null;
+    this.refusal = "";
     this.heardAt = null;
     this.clockOffset = 0;
     this._onChange = onChange;
@@ -64,6 +65,17 @@ export class Live {
     const pause = Math.min(LONGEST_PAUSE, SHORTEST_PAUSE * 2 ** this._failures) * (0.75 + Math.random() / 2);
     this._failures += 1;
     this._timer = setTimeout(() => this._open(), pause);
+    this._askWhy();
+  }
+
+  // Of a stream that is refused the browser tells nothing.
+  async _askWhy() {
+    try {
+      const answer = await fetch("dashboard/stream", { method: "HEAD" });
+      this.refusal = answer.status === 503 ? "As many look at this page already as may" : "";
+    } catch {
+      this.refusal = "";
+    }
   }
 
   _lose() {

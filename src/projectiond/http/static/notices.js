@@ -10,15 +10,16 @@ let wasWell = true;
 
 const notices = new Map();
 
-// One notice of each kind, changed in place.
-function notice(kind, tone, text, code = "") {
+// One notice of each kind, changed in place; says whether it is new.
+function put(kind, tone, text, code = "") {
   let known = notices.get(kind);
   if (!text) {
     known?.node.remove();
     notices.delete(kind);
-    return;
+    return false;
   }
-  if (!known) {
+  const isNew = !known;
+  if (isNew) {
     const words = element("span");
     const remedy = element("code", { hidden: true });
     known = { node: element("p", { class: "notice" }, words, remedy), words, remedy };
@@ -29,10 +30,12 @@ function notice(kind, tone, text, code = "") {
   setText(known.words, text);
   setText(known.remedy, code);
   show(known.remedy, Boolean(code));
+  return isNew;
 }
 
 // Called once a second, for ages grow; `announce` has something said to who does not see it.
 export function drawNotices(live, announce) {
+  const notice = (kind, tone, text, code) => put(kind, tone, text, code) && kind !== "hold" && announce(text);
   const { store } = live;
   const lostFor = live.lostAt === null ? 0 : Date.now() / 1000 - live.lostAt;
   const isLost = lostFor > GRACE_SECONDS;
@@ -40,7 +43,8 @@ export function drawNotices(live, announce) {
   const old = age === null ? "" : ` What you see is ${duration(Math.round(age))} old.`;
   const isAway = Boolean(store) && !store.is_answering;
   const isWell = Boolean(store) && !isLost && !isAway;
-  notice("lost", "bad", isLost ? `No connection to the daemon since ${clock(live.lostAt)}; it is tried again and again.${old}` : "");
+  const why = live.refusal || `No connection to the daemon since ${clock(live.lostAt)}`;
+  notice("lost", "bad", isLost ? `${why}; it is tried again and again.${old}` : "");
   notice("away", "bad", isAway && !isLost ? `The database does not answer: ${store.error}.${old}` : "");
   const hold = isLost ? null : store?.hold;
   const others = hold?.more ? ` and ${plural(hold.more, "other", "others")}` : "";
@@ -73,6 +77,6 @@ export function drawNotices(live, announce) {
   const words = { lost: "no connection", waiting: "connecting …", away: "database away", live: "live" };
   setText(byId("connection-text"), state === "live" && age > 3 ? `live, ${duration(Math.round(age))} old` : words[state]);
   document.body.classList.toggle("is-old", !isWell && Boolean(store));
-  if (store && isWell !== wasWell) announce(isWell ? "The picture is live again" : `The picture is old: ${words[state]}`);
+  if (store && isWell && !wasWell) announce("The picture is live again");
   if (store) wasWell = isWell;
 }
