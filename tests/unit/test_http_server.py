@@ -1,6 +1,7 @@
 """The server's thread and its connections: bounded in number and time, without a database, and without secrets."""
 
 import contextlib
+import re
 import socket
 import threading
 import time
@@ -238,3 +239,30 @@ def test_a_server_without_its_judge_ends_and_begins_anew(server: HttpServer, mon
     monkeypatch.setattr(server, "_start_at", 0.0)
     server.show(Crew(time.monotonic()))
     assert ask(server, "GET /healthz HTTP/1.1")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("sent", "statuses"),
+    [
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 2 + b"GET /nowhere HTTP/1.1\r\nHost: x\r\n", [200, 200, 404]),
+        (b"BREW /healthz HTTP/1.1\r\nHost: x\r\n", [405]),
+        (b"OPTIONS * HTTP/1.1\r\nHost: x\r\n", [404]),
+        (b"GET http://elsewhere.example/ HTTP/1.1\r\nHost: x\r\n", [404]),
+        (b"GET /static/../server.py HTTP/1.1\r\nHost: x\r\n", [404]),
+        (b"GET /healthz HTTP/1.1\r\nHost: rebound.example\r\n", [421]),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\nHost: rebound.example\r\n", [400]),
+        (b"GET /healthz HTTP/1.1\r\n", [400]),
+        (b"GET /healthz HTTP/1.0\r\n", [200]),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n", [200]),
+        (b"POST /metrics HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n", [405]),
+    ],
+)
+def test_whatever_is_sent_is_answered_in_order_or_refused(server: HttpServer, sent: bytes, statuses: list[int]) -> None:
+    with connect(server) as client:
+        client.sendall(sent + b"Connection: close\r\n\r\n")
+        client.shutdown(socket.SHUT_WR)
+        received = b""
+        while part := client.recv(65_536):
+            received += part
+    assert [int(status) for status in re.findall(rb"^HTTP/1.1 (\d+)", received, re.MULTILINE)] == statuses
+    assert received.count(b"nosniff") == len(statuses)
