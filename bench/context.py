@@ -33,6 +33,16 @@ class Scale:
     append_rounds: int
     append_writers: tuple[int, ...]
     idle_seconds: float
+    scrape_rounds: int
+    scraped_events: int
+    """To begin with."""
+    scraped_latency_rounds: int
+    scraped_appends: int
+    """In each of them."""
+    scraped_idle_seconds: float
+    worker_rounds: int
+    computed_events: int
+    """In each round."""
 
 
 FULL = Scale(
@@ -59,6 +69,13 @@ FULL = Scale(
     append_rounds=22,
     append_writers=(1, 8, 32),
     idle_seconds=20.0,
+    scrape_rounds=11,
+    scraped_events=200_000,
+    scraped_latency_rounds=3,
+    scraped_appends=15,
+    scraped_idle_seconds=10.0,
+    worker_rounds=5,
+    computed_events=6_000,
 )
 
 QUICK = Scale(
@@ -80,6 +97,13 @@ QUICK = Scale(
     append_rounds=4,
     append_writers=(8,),
     idle_seconds=4.0,
+    scrape_rounds=2,
+    scraped_events=200_000,
+    scraped_latency_rounds=1,
+    scraped_appends=5,
+    scraped_idle_seconds=4.0,
+    worker_rounds=1,
+    computed_events=2_000,
 )
 
 

@@ -6,6 +6,8 @@ autovacuum, which visits a new database in its first minute and is switched off 
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import psycopg
@@ -17,7 +19,7 @@ from bench.report import Figure, at_most
 DATABASE: Final = "idle"
 
 # A session tells the server's statistics what it did at most once a second, and ten seconds late when it then sleeps.
-_SETTLING_SECONDS: Final = 13.0
+SETTLING_SECONDS: Final = 13.0
 
 _COUNT: Final = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = %s"
 
@@ -28,18 +30,15 @@ def measure(bench: Context) -> list[Figure]:
     with (
         running_daemon(dsn, ["orders_by_event.py"], ["orders_by_event"]) as daemon,
         psycopg.connect(bench.server.dsn(), autocommit=True) as other,
+        without_autovacuum(other),
     ):
-        other.execute("ALTER SYSTEM SET autovacuum = off")
-        other.execute("SELECT pg_reload_conf()")
-        time.sleep(_SETTLING_SECONDS)
-        transactions, processor, began = _count(other), daemon.cpu_seconds(), time.monotonic()
+        time.sleep(SETTLING_SECONDS)
+        transactions, processor, began = count_transactions(other, DATABASE), daemon.cpu_seconds(), time.monotonic()
         time.sleep(bench.scale.idle_seconds)
         seconds = time.monotonic() - began
         share = 100 * (daemon.cpu_seconds() - processor) / seconds
-        rate = (_count(other) - transactions) / seconds
+        rate = (count_transactions(other, DATABASE) - transactions) / seconds
         memory = daemon.worker_megabytes()
-        other.execute("ALTER SYSTEM RESET autovacuum")
-        other.execute("SELECT pg_reload_conf()")
     return [
         Figure("idle", "processor time, all processes", share, "% of a core", at_most(1)),
         Figure("idle", "queries", rate, "per second", at_most(5)),
@@ -47,6 +46,17 @@ def measure(bench: Context) -> list[Figure]:
     ]
 
 
-def _count(db: psycopg.Connection) -> int:
-    row = db.execute(_COUNT, (DATABASE,)).fetchone()
+@contextmanager
+def without_autovacuum(db: psycopg.Connection) -> Iterator[None]:
+    """Switch autovacuum off meanwhile, for the whole server."""
+    db.execute("ALTER SYSTEM SET autovacuum = off")
+    db.execute("SELECT pg_reload_conf()")
+    yield
+    db.execute("ALTER SYSTEM RESET autovacuum")
+    db.execute("SELECT pg_reload_conf()")
+
+
+def count_transactions(db: psycopg.Connection, database: str) -> int:
+    """Give how many transactions have ended in a database, as far as their sessions have told."""
+    row = db.execute(_COUNT, (database,)).fetchone()
     return int(row[0]) if row else 0
