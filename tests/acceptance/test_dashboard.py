@@ -222,6 +222,9 @@ def test_it_is_dark_and_narrow_where_that_is_wanted(browser: Any, shop: Site, wi
         visit.row("customer_balance").wait_for()
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(14, 20, 27)"
         visit.picture(f"dark-{width}")
+        for part in ("Busiest aggregates", "Who is at work"):
+            page.get_by_text(part).click()
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
         panel = visit.open("invoice_lines")
         panel.get_by_text("7 OrderPlaced").click()
         visit.picture(f"dark-{width}-panel")
