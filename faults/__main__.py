@@ -26,7 +26,7 @@ from faults.writers import Writers
 from tests.support.scratch import remove_scratch_directory, scratch_directory
 from tests.support.servers import binaries
 
-DEFAULT_SECONDS: Final = 480.0
+DEFAULT_SECONDS: Final = 600.0
 
 # Logs, and what handlers may write.
 DAEMONS_DISK_MEGABYTES: Final = 48
@@ -59,7 +59,7 @@ def _run(options: argparse.Namespace, scene: Scene, story: Story) -> Report:
         daemon.start()
     if problems := await_begin(scene):
         raise SystemExit(f"faults: the daemons do not begin: {'; '.join(problems)}")
-    writers = Writers(scene.server, options.seed)
+    writers = Writers(scene.server, scene.pooler, options.seed)
     try:
         number = options.first
         while kinds and time.monotonic() < deadline and len(report.outcomes) < options.rounds:

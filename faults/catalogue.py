@@ -1,21 +1,17 @@
-"""All kinds of faults: the modules that have them, imported, and which of them can be done here.
+"""All kinds of faults, of whatever module, and which of them can be done here.
 
 Called by ``__main__`` and by the tests.
 """
 
-from typing import Final
-
 from faults import of_handlers, of_network, of_operators, of_processes, of_server
-from faults.kinds import KINDS, Kind
+from faults.kinds import Kind
 from faults.scene import Scene
-
-# Importing a module adds its kinds; in this order they are told.
-_MODULES: Final = [module.__name__ for module in (of_processes, of_server, of_network, of_handlers, of_operators)]
 
 
 def all_kinds() -> dict[str, Kind]:
     """Give all kinds by name."""
-    return dict(sorted(KINDS.items(), key=lambda item: _MODULES.index(item[1].inject.__module__)))
+    modules = (of_processes, of_server, of_network, of_handlers, of_operators)
+    return {kind.name: kind for module in modules for kind in module.KINDS}
 
 
 def split(scene: Scene, names: list[str]) -> tuple[list[Kind], dict[str, str]]:

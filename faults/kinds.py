@@ -1,7 +1,7 @@
 """The kinds of faults: what each is called, how it is done, and how long projections may need to recover from it.
 
 A kind is a function that disturbs the scene for so many seconds, puts everything right again that an operator would
-have to, and returns; from then on projections have :attr:`Kind.bound_seconds`.  The docstring says what is done,
+have to, and returns; from then on projections have :attr:`Kind.bound_seconds`.  :attr:`Kind.told` says what is done,
 :attr:`Kind.because` where the bound comes from.  docs/faults.md has the same table, and a test compares the two.
 
 Faults of one :attr:`Kind.touches` are never done at the same time: one would undo the other.
@@ -10,7 +10,6 @@ Faults of one :attr:`Kind.touches` are never done at the same time: one would un
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 from faults.scene import Scene
 
@@ -23,21 +22,15 @@ class Kind:
 
     name: str
     touches: str
+    told: str
+    """What is done, in a sentence."""
     bound_seconds: float
     because: str
     inject: Fault
-    lasts_seconds: tuple[float, float]
+    lasts_seconds: tuple[float, float] = (0.5, 2.5)
     """At least and at most."""
-    refuse: Callable[[Scene], str]
+    refuse: Callable[[Scene], str] = lambda _: ""
     """Says why it cannot be done here; nothing when it can."""
-
-    @property
-    def told(self) -> str:
-        """What is done, in a sentence."""
-        return (self.inject.__doc__ or "").partition("\n")[0]
-
-
-KINDS: Final[dict[str, Kind]] = {}
 
 
 def kind(
@@ -46,13 +39,13 @@ def kind(
     touches: str,
     bound_seconds: float,
     because: str,
-    lasts_seconds: tuple[float, float] = (2.0, 5.0),
+    lasts_seconds: tuple[float, float] = (0.5, 2.5),
     refuse: Callable[[Scene], str] = lambda _: "",
-) -> Callable[[Fault], Fault]:
-    """Make a function a kind of fault."""
+) -> Callable[[Fault], Kind]:
+    """Make a function a kind of fault; its docstring says what is done."""
 
-    def add(inject: Fault) -> Fault:
-        KINDS[name] = Kind(name, touches, bound_seconds, because, inject, lasts_seconds, refuse)
-        return inject
+    def made(inject: Fault) -> Kind:
+        told = (inject.__doc__ or "").partition("\n")[0]
+        return Kind(name, touches, told, bound_seconds, because, inject, lasts_seconds, refuse)
 
-    return add
+    return made

@@ -1,4 +1,4 @@
-"""What operators do in the middle of all this: they pause, resume, rebuild, and call a rebuild off."""
+"""What operators do in the middle of all this: they pause, resume, rebuild both ways, and call a rebuild off."""
 
 import random
 from contextlib import suppress
@@ -9,6 +9,10 @@ import psycopg
 from faults.expected import READ_MODELS
 from faults.kinds import kind
 from faults.scene import Scene
+from faults.server import DATABASE
+from projectiond import steering
+from projectiond.database import connect
+from projectiond.errors import DatabaseUnavailableError
 
 _REBUILT: Final = sorted(name for name, model in READ_MODELS.items() if model.is_rebuilt)
 
@@ -25,6 +29,8 @@ SELECT last_sequence_number, status FROM projection_checkpoints WHERE projection
 """
 
 _AGAIN_SECONDS: Final = 0.2
+
+_PAUSED_IN_PLACE: Final = 0.3
 
 
 def _set_status(scene: Scene, name: str, status: str) -> int:
@@ -43,11 +49,16 @@ def _set_status(scene: Scene, name: str, status: str) -> int:
     touches="operators",
     bound_seconds=5,
     because="a change of the status is notified; without LISTEN it is seen within a second",
-    lasts_seconds=(1.0, 4.0),
+    lasts_seconds=(0.5, 3.0),
 )
 def pause(scene: Scene, chance: random.Random, seconds: float) -> None:
-    """Pauses a projection, holds the daemon to it, and resumes it."""
-    name = chance.choice(sorted(READ_MODELS))
+    """Pauses up to four projections, one after the other, holds the daemon to each, and resumes it."""
+    times = chance.randint(1, 4)
+    for _ in range(times):
+        _pause(scene, chance.choice(sorted(READ_MODELS)), seconds / times)
+
+
+def _pause(scene: Scene, name: str, seconds: float) -> None:
     before = _set_status(scene, name, "paused")
     try:
         scene.sleep(seconds)
@@ -63,9 +74,8 @@ def pause(scene: Scene, chance: random.Random, seconds: float) -> None:
 @kind(
     "operator-rebuilds",
     touches="operators",
-    bound_seconds=75,
-    because="a rebuild that a fault has made fail is tried again after a minute; the live tables are kept up to date",
-    lasts_seconds=(1.0, 4.0),
+    bound_seconds=25,
+    because="a rebuild that a fault has made fail is asked for anew by the harness; the live tables go on meanwhile",
 )
 def rebuild(scene: Scene, chance: random.Random, seconds: float) -> None:
     """Has one or two projections rebuilt beside their live tables; at times holds it, calls it off or asks again."""
@@ -76,3 +86,35 @@ def rebuild(scene: Scene, chance: random.Random, seconds: float) -> None:
         for status in afterwards:
             _set_status(scene, name, status)
             scene.sleep(seconds / 4)
+
+
+@kind(
+    "operator-rebuilds-in-place",
+    touches="operators",
+    bound_seconds=25,
+    because="the tables are emptied and filled again by the runner itself, which tries again as ever",
+)
+def rebuild_in_place(scene: Scene, chance: random.Random, seconds: float) -> None:
+    """Has a projection's own tables emptied and filled again; at times pauses it in the middle, or asks again."""
+    name = chance.choice(_REBUILT)
+    for _ in range(chance.choice((1, 1, 2))):
+        _ask_in_place(scene, name)
+        scene.sleep(seconds / 4)
+        if chance.random() < _PAUSED_IN_PLACE:
+            _set_status(scene, name, "paused")
+            scene.sleep(seconds / 4)
+            _set_status(scene, name, "rebuilding")
+
+
+def _ask_in_place(scene: Scene, name: str) -> None:
+    """Do what ``projectiond rebuild --in-place`` does, until the server has answered."""
+    while not scene.stopping.is_set():
+        with suppress(DatabaseUnavailableError, psycopg.OperationalError):
+            with connect(scene.server.dsn(DATABASE), role="fault", statement_timeout_seconds=10) as db:
+                steering.rebuild(db, name, is_in_place=True)
+            scene.tell(f"{name} is to be rebuilt in place")
+            return
+        scene.sleep(_AGAIN_SECONDS)
+
+
+KINDS: Final = (pause, rebuild, rebuild_in_place)

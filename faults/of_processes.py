@@ -37,11 +37,15 @@ def kill_worker(scene: Scene, chance: random.Random, seconds: float) -> None:
     """Kills a worker, or a builder, with SIGKILL; at times another one a moment later."""
     for number in range(chance.choice((1, 1, 2))):
         scene.sleep(seconds if number else 0.0)
-        worker = _some_worker(scene, chance)
-        if worker is not None:
-            scene.tell(f"SIGKILL to {describe(worker)}")
-            with suppress(psutil.NoSuchProcess):
-                worker.kill()
+        _kill_worker(scene, chance)
+
+
+def _kill_worker(scene: Scene, chance: random.Random) -> None:
+    worker = _some_worker(scene, chance)
+    if worker is not None:
+        scene.tell(f"SIGKILL to {describe(worker)}")
+        with suppress(psutil.NoSuchProcess):
+            worker.kill()
 
 
 @kind(
@@ -87,7 +91,7 @@ def _restart(scene: Scene, daemon: Daemon, seconds: float) -> None:
     touches="processes",
     bound_seconds=5,
     because="who has taken over goes on; the transaction that the stopped worker had open, and its locks, end with it",
-    lasts_seconds=(3.0, 6.0),
+    lasts_seconds=(1.5, 4.0),
 )
 def stop_worker(scene: Scene, chance: random.Random, seconds: float) -> None:
     """Stops a worker with SIGSTOP, ends its lease's session so that another takes over, and lets it go on."""
@@ -112,7 +116,7 @@ def stop_worker(scene: Scene, chance: random.Random, seconds: float) -> None:
     touches="processes",
     bound_seconds=5,
     because="workers need their supervisor only to be started again and to be killed",
-    lasts_seconds=(2.0, 5.0),
+    lasts_seconds=(1.0, 3.0),
 )
 def stop_supervisor(scene: Scene, chance: random.Random, seconds: float) -> None:
     """Stops a supervisor with SIGSTOP, kills one of its workers meanwhile, and lets it go on."""
@@ -151,7 +155,7 @@ def fill_daemons_disk(scene: Scene, chance: random.Random, seconds: float) -> No
     scene.daemons_disk.fill()
     try:
         scene.sleep(seconds / 2)
-        kill_worker(scene, chance, 0.0)
+        _kill_worker(scene, chance)
         scene.sleep(seconds / 2)
     finally:
         scene.daemons_disk.free()
@@ -199,7 +203,7 @@ def change_plugins(scene: Scene, chance: random.Random, seconds: float) -> None:
         for change in chosen:
             scene.tell(f"plugins: {change}")
             changes[change]()
-            kill_worker(scene, chance, 0.0)
+            _kill_worker(scene, chance)
             scene.sleep(seconds / 2)
     finally:
         file.write_text(good)
@@ -211,3 +215,15 @@ def change_plugins(scene: Scene, chance: random.Random, seconds: float) -> None:
             until = time.monotonic() + ROLLING_SECONDS
             while not daemon.is_at_work() and time.monotonic() < until:
                 scene.sleep(0.1)
+
+
+KINDS: Final = (
+    kill_worker,
+    kill_supervisor,
+    restart_daemon,
+    stop_worker,
+    stop_supervisor,
+    fill_daemons_disk,
+    withhold_directory,
+    change_plugins,
+)

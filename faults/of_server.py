@@ -1,8 +1,11 @@
 """Faults of the server: it ends, has no connection left, its disk is full, others lock what projections write."""
 
+import os
 import random
+import signal
 import time
 from contextlib import ExitStack, suppress
+from typing import Final
 
 import psycopg
 from psycopg import sql
@@ -12,7 +15,10 @@ from faults.kinds import kind
 from faults.scene import STATEMENT_TIMEOUT_SECONDS, Scene
 from faults.server import DAEMON_ROLE
 
-_RECONNECTS = "projections, watchers and pools try again after growing pauses, of 5 s at most"
+# Longer than a statement of the daemons may wait, at times three times as long.
+_LOCKED_SECONDS: Final = (STATEMENT_TIMEOUT_SECONDS, 3 * STATEMENT_TIMEOUT_SECONDS)
+
+_RECONNECTS: Final = "projections, watchers and pools try again after growing pauses, of 5 s at most"
 
 
 @kind(
@@ -20,7 +26,7 @@ _RECONNECTS = "projections, watchers and pools try again after growing pauses, o
     touches="sessions",
     bound_seconds=8,
     because="runners try again at once; a worker without its lease's session takes leases anew within a second or two",
-    lasts_seconds=(0.5, 3.0),
+    lasts_seconds=(0.2, 2.0),
 )
 def end_sessions(scene: Scene, chance: random.Random, seconds: float) -> None:
     """Ends sessions of the daemons with pg_terminate_backend: some, or all of one purpose, several times."""
@@ -60,7 +66,7 @@ def cancel_statements(scene: Scene, chance: random.Random, seconds: float) -> No
             scene.sleep(chance.uniform(0.02, 0.2))
 
 
-@kind("server-crashed", touches="server", bound_seconds=15, because=_RECONNECTS, lasts_seconds=(0.0, 3.0))
+@kind("server-crashed", touches="server", bound_seconds=15, because=_RECONNECTS, lasts_seconds=(0.0, 2.0))
 def crash_server(scene: Scene, chance: random.Random, seconds: float) -> None:
     """Stops the server immediately, so that it has to recover when it is started again; at times twice."""
     for _ in range(chance.choice((1, 1, 2))):
@@ -73,7 +79,26 @@ def crash_server(scene: Scene, chance: random.Random, seconds: float) -> None:
         scene.sleep(chance.uniform(0.0, 1.0))
 
 
-@kind("server-restarted", touches="server", bound_seconds=15, because=_RECONNECTS, lasts_seconds=(0.0, 4.0))
+@kind("backend-killed", touches="server", bound_seconds=15, because=_RECONNECTS)
+def kill_backend(scene: Scene, chance: random.Random, seconds: float) -> None:
+    """Kills the server process of a daemon's session with SIGKILL: the server ends all sessions, and recovers."""
+    for _ in range(chance.choice((1, 2))):
+        with scene.server.lock:
+            with scene.session() as db:
+                sessions = db.execute(
+                    "SELECT pid, application_name FROM pg_stat_activity WHERE application_name LIKE 'projectiond/%' "
+                    "ORDER BY application_name, backend_start"
+                ).fetchall()
+            if sessions:
+                pid, name = chance.choice(sessions)
+                scene.tell(f"SIGKILL to the server process of {name}")
+                os.kill(pid, signal.SIGKILL)
+                scene.sleep(0.05)
+                scene.server.bring_back()
+        scene.sleep(seconds / 2)
+
+
+@kind("server-restarted", touches="server", bound_seconds=15, because=_RECONNECTS, lasts_seconds=(0.0, 2.0))
 def restart_server(scene: Scene, chance: random.Random, seconds: float) -> None:
     """Shuts the server down (fast), and starts it again."""
     del chance
@@ -140,23 +165,19 @@ def take_all_connections(scene: Scene, chance: random.Random, seconds: float) ->
         scene.tell(f"{taken} connections were taken until now, and are given back")
 
 
-def _table(name: str) -> sql.Identifier:
-    return sql.Identifier(name)
-
-
 @kind(
     "read-model-locked",
     touches="locks",
     bound_seconds=8,
     because="the statement that waited is tried again after growing pauses, of 5 s at most",
-    lasts_seconds=(STATEMENT_TIMEOUT_SECONDS, 3 * STATEMENT_TIMEOUT_SECONDS),
+    lasts_seconds=_LOCKED_SECONDS,
 )
 def lock_read_model(scene: Scene, chance: random.Random, seconds: float) -> None:
     """Locks a read model's table against everybody, for longer than a statement of the daemon may wait."""
     name = chance.choice(sorted(READ_MODELS))
     with scene.session() as db, db.transaction():
         db.execute("SET LOCAL lock_timeout = '5s'")
-        db.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(_table(name)))
+        db.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(sql.Identifier(name)))
         scene.tell(f"{name} is locked")
         scene.sleep(seconds)
     scene.tell(f"{name} is free")
@@ -167,7 +188,7 @@ def lock_read_model(scene: Scene, chance: random.Random, seconds: float) -> None
     touches="locks",
     bound_seconds=8,
     because="as with a read model that is locked",
-    lasts_seconds=(STATEMENT_TIMEOUT_SECONDS, 3 * STATEMENT_TIMEOUT_SECONDS),
+    lasts_seconds=_LOCKED_SECONDS,
 )
 def lock_checkpoint(scene: Scene, chance: random.Random, seconds: float) -> None:
     """Locks a projection's row in projection_checkpoints, or the whole table."""
@@ -203,7 +224,46 @@ def provoke_deadlocks(scene: Scene, chance: random.Random, seconds: float) -> No
             with suppress(psycopg.errors.DeadlockDetected, psycopg.errors.LockNotAvailable), db.transaction():
                 db.execute("SELECT FROM projection_checkpoints WHERE projection_name = %s FOR UPDATE", (name,))
                 scene.sleep(0.1)
-                db.execute(sql.SQL("LOCK TABLE {} IN SHARE MODE").format(_table(name)))
+                db.execute(sql.SQL("LOCK TABLE {} IN SHARE MODE").format(sql.Identifier(name)))
                 met += 1
             scene.sleep(0.05)
     scene.tell(f"{met} times locks were taken the other way round")
+
+
+def _needs_pooler(scene: Scene) -> str:
+    return "" if scene.pooler is not None else "there is no PgBouncer"
+
+
+@kind(
+    "pooler-restarted",
+    touches="pooler",
+    bound_seconds=5,
+    because="writers alone go through it; what they had not committed never was",
+    refuse=_needs_pooler,
+)
+def restart_pooler(scene: Scene, chance: random.Random, seconds: float) -> None:
+    """Ends the PgBouncer that some writers go through, in the middle of transactions, and starts it again."""
+    del chance
+    if scene.pooler is not None:
+        scene.pooler.stop()
+        scene.tell("PgBouncer has ended")
+        scene.sleep(seconds)
+        # It is at work only once it has found the server.
+        with scene.server.lock:
+            scene.pooler.start()
+        scene.tell("PgBouncer is back")
+
+
+KINDS: Final = (
+    end_sessions,
+    cancel_statements,
+    crash_server,
+    kill_backend,
+    restart_server,
+    fill_server_disk,
+    take_all_connections,
+    lock_read_model,
+    lock_checkpoint,
+    provoke_deadlocks,
+    restart_pooler,
+)

@@ -8,16 +8,23 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, LiteralString
 
 import psycopg
 from psycopg.rows import TupleRow
 
+from faults.pooler import Pooler
 from faults.server import DisturbedServer
 
+Connect = Callable[[], psycopg.Connection[TupleRow]]
+
 EVENT_TYPES: Final = ("Opened", "Counted", "Moved", "Closed")
+
+# Writers with a session of their own, beside the one that prepares its transactions; and those through a pooler.
+DIRECT: Final = 3
+POOLED: Final = 2
 
 # Of each writer; a stream belongs to one of them.
 STREAMS: Final = 25
@@ -54,20 +61,23 @@ class Tally:
 class Writers:
     """Threads that append for as long as they may."""
 
-    def __init__(self, server: DisturbedServer, seed: int, plain: int = 3) -> None:
+    def __init__(self, server: DisturbedServer, pooler: Pooler | None, seed: int) -> None:
         self._server = server
         self.tally = Tally()
         self._may_write = threading.Event()
         self._is_ending = False
-        self._idle = [threading.Event() for _ in range(plain + 1)]
+        ways: list[tuple[Connect, bool]] = [(self._connect, False)] * DIRECT + [(self._connect, True)]
+        if pooler is not None:
+            ways += [(pooler.connect, False)] * POOLED
+        self._idle = [threading.Event() for _ in ways]
         self._threads = [
             threading.Thread(
                 target=self._run,
-                args=(number, random.Random(f"{seed}/writer/{number}"), number == plain),
+                args=(number, random.Random(f"{seed}/writer/{number}"), *way),
                 name=f"writer {number}",
                 daemon=True,
             )
-            for number in range(plain + 1)
+            for number, way in enumerate(ways)
         ]
         for thread in self._threads:
             thread.start()
@@ -103,7 +113,10 @@ class Writers:
 
     # --- a thread
 
-    def _run(self, number: int, chance: random.Random, is_two_phase: bool) -> None:  # noqa: FBT001
+    def _connect(self) -> psycopg.Connection[TupleRow]:
+        return self._server.connect(name="writer")
+
+    def _run(self, number: int, chance: random.Random, connect: Connect, is_two_phase: bool) -> None:  # noqa: FBT001
         db: psycopg.Connection[TupleRow] | None = None
         streams = [uuid.UUID(int=chance.getrandbits(128), version=4) for _ in range(STREAMS)]
         while not self._is_ending:
@@ -114,7 +127,7 @@ class Writers:
                 continue
             try:
                 if db is None or db.closed:
-                    db = self._server.connect(name="writer")
+                    db = connect()
                 if is_two_phase:
                     self._prepare(db, chance)
                 else:
