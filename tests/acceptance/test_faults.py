@@ -19,7 +19,8 @@ KINDS = (
     "statements-cancelled",
     "deadlocks",
     "operator-rebuilds",
-    "server-crashed",
+    "operator-rebuilds-in-place",
+    "backend-killed",
     "handler-changes-session",
 )
 
