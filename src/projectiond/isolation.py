@@ -23,6 +23,12 @@ from projectiond.limits import Limits
 
 MENDED: Final = "mend the handler, restart the daemon with it, then set the status to running"
 
+# Of what every event would run into: as a rule a table that was dropped or altered, or a privilege that was taken.
+RESTORED: Final = (
+    '"projectiond check" names a missing privilege, "projectiond rebuild" makes tables anew; is it the handler, mend it '
+    "and restart the daemon; then set the status to running"
+)
+
 # The event that fails, and how often it has.
 NO_ATTEMPTS: Final = (0, 0)
 
@@ -49,7 +55,7 @@ class Isolation:
             ConfigurationError: It failed for a reason that it shares with all others.
         """
         if classify(error) is Failure.FATAL:
-            raise ConfigurationError(self._story(event, error), hint=MENDED) from error
+            raise ConfigurationError(self._story(event, error), hint=RESTORED) from error
         if self._count_attempt(event) < self._limits.max_attempts:
             raise AttemptFailedError(self._story(event, error)) from error
         return self._give_up(db, checkpoint, event, error)

@@ -91,7 +91,7 @@ def _reason(name: str, now: Checkpoint | None, end: int, arrival: Arrival) -> St
 def _idleness(name: str) -> Steps:
     if (yield Question(sql.leases.LIVE_WORKERS, {"key": sql.keys.WORKERS_KEY}))[0][0] == 0:
         return 'no daemon is running on this database: start one with "projectiond run"'
-    leased = {key for key, is_exclusive, _ in (yield Question(sql.leases.READ_LEASES)) if is_exclusive}
+    leased = {key for key, is_exclusive, *_ in (yield Question(sql.leases.READ_LEASES)) if is_exclusive}
     if lease_key(name) not in leased:
         return 'no worker runs it: see "projectiond status" and "projectiond check"'
     return ""

@@ -32,6 +32,7 @@ from projectiond.database import connect
 from projectiond.errors import ConfigurationError, DatabaseUnavailableError
 from projectiond.foreman import Foreman
 from projectiond.http.crew import Builder, Crew, Member, add_numbers
+from projectiond.isolation import MENDED
 from projectiond.recorder import InHand
 from projectiond.settings import Settings
 from projectiond.suspicion import Suspicion, Verdict
@@ -277,10 +278,8 @@ class Supervisor:
             row = db.execute(sql.events.NAME_EVENT, {"sequence_number": verdict.sequence_number}).fetchone()
             if kept is None or row is None or kept.position >= verdict.sequence_number:
                 return
-            error = (
-                f'event {verdict.sequence_number} ("{row[0]}", id {row[1]}): {verdict.reason}, {verdict.deaths} times; '
-                "mend the handler, then set the status to running"
-            )
+            event = f'event {verdict.sequence_number} ("{row[0]}", id {row[1]})'
+            error = f"{event}: {verdict.reason}, {verdict.deaths} times; {MENDED}"
             is_paused = checkpoints.pause_for_fault(db, kept, error)
         if is_paused:
             log.error(logs.PROJECTION_PAUSED, projection=verdict.projection, error=error)
