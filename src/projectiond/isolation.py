@@ -25,8 +25,8 @@ MENDED: Final = "mend the handler, restart the daemon with it, then set the stat
 
 # Of what every event would run into: as a rule a table that was dropped or altered, or a privilege that was taken.
 RESTORED: Final = (
-    '"projectiond check" names a missing privilege, "projectiond rebuild" makes tables anew; is it the handler, mend it '
-    "and restart the daemon; then set the status to running"
+    '"projectiond check" names a missing privilege, "projectiond rebuild" makes tables anew; or mend the handler, and '
+    "restart the daemon with it; then set the status to running"
 )
 
 # The event that fails, and how often it has.

@@ -23,6 +23,9 @@ MOST_OF_ERROR: Final = 400
 # Where nothing scrolls there has to be room for the table.
 MOST_ERRORS: Final = 3
 
+# What waits and has moved nothing for so long stands still: a step takes as long where a handler or a lock does.
+STANDING_SECONDS: Final = 10.0
+
 _STYLES: Final = {"paused": "yellow", "rebuilding": "cyan"}
 
 
@@ -140,6 +143,7 @@ def _remarks(overview: Overview, notes: Sequence[str]) -> list[str]:
     lines += differences(overview.roster)
     if overview.hold is not None:
         lines += _remarks_on_hold(overview.hold)
+    lines += [_remark_on_standing(state) for state in overview.projections if _stands(state, overview)]
     alone = [state.name for state in overview.projections if not state.has_runner and state.is_deployed is not False]
     if workers and alone:
         lines.append(
@@ -154,6 +158,21 @@ def _remarks(overview: Overview, notes: Sequence[str]) -> list[str]:
         if state.dead_letters
     ]
     return [printable(line) for line in [*lines, *notes]]
+
+
+def _stands(state: ProjectionState, overview: Overview) -> bool:
+    """Whether it has something to apply and does not, for no reason that the database knows."""
+    seconds = min(state.lag_seconds or 0.0, state.seconds_since_processed or 0.0)
+    is_free = state.status == "running" and state.has_runner and overview.hold is None
+    return is_free and not state.error_message and seconds > STANDING_SECONDS
+
+
+def _remark_on_standing(state: ProjectionState) -> str:
+    where = f" on {state.runner.host}, and its log" if state.runner is not None else " where its daemon is, and its log"
+    return (
+        f"{state.name} has moved nothing for {_duration(state.seconds_since_processed or 0.0)} though events wait, and the "
+        f'database does not know why; ask "projectiond health"{where}'
+    )
 
 
 def _remarks_on_workers(overview: Overview) -> list[str]:
