@@ -143,7 +143,7 @@ def _remarks(overview: Overview, notes: Sequence[str]) -> list[str]:
     lines += differences(overview.roster)
     if overview.hold is not None:
         lines += _remarks_on_hold(overview.hold)
-    lines += [_remark_on_standing(state) for state in overview.projections if _stands(state, overview)]
+    lines += _remarks_on_standing(overview)
     alone = [state.name for state in overview.projections if not state.has_runner and state.is_deployed is not False]
     if workers and alone:
         lines.append(
@@ -160,19 +160,27 @@ def _remarks(overview: Overview, notes: Sequence[str]) -> list[str]:
     return [printable(line) for line in [*lines, *notes]]
 
 
-def _stands(state: ProjectionState, overview: Overview) -> bool:
-    """Whether it has something to apply and does not, for no reason that the database knows."""
-    seconds = min(state.lag_seconds or 0.0, state.seconds_since_processed or 0.0)
-    is_free = state.status == "running" and state.has_runner and overview.hold is None
-    return is_free and not state.error_message and seconds > STANDING_SECONDS
+def _remarks_on_standing(overview: Overview) -> list[str]:
+    """Name what has something to apply and does not, for no reason that the database knows."""
+    if overview.hold is not None:
+        return []
+    standing = {
+        state: seconds
+        for state in overview.projections
+        if (seconds := min(state.lag_seconds or 0.0, state.seconds_since_processed or 0.0)) > STANDING_SECONDS
+        and (state.status, state.has_runner, not state.error_message) == ("running", True, True)
+    }
+    if not standing:
+        return []
+    hosts = sorted({state.runner.host for state in standing if state.runner is not None})
+    names, where = _some([state.name for state in standing]), _some(hosts) or "its host"
+    told = f"{names}: nothing applied for {_duration(max(standing.values()))} though events wait"
+    return [f'{told}, and the database does not know why; ask "projectiond health" on {where}, and the log']
 
 
-def _remark_on_standing(state: ProjectionState) -> str:
-    where = f" on {state.runner.host}, and its log" if state.runner is not None else " where its daemon is, and its log"
-    return (
-        f"{state.name} has moved nothing for {_duration(state.seconds_since_processed or 0.0)} though events wait, and the "
-        f'database does not know why; ask "projectiond health"{where}'
-    )
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - MOST_RUN
+    return ", ".join(names[:MOST_RUN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _remarks_on_workers(overview: Overview) -> list[str]:
@@ -189,9 +197,7 @@ def _remark_on_worker(worker: LiveWorker, projections: Sequence[ProjectionState]
         and state.runner.process_id == worker.process_id
         and state.runner.host == worker.host
     ]
-    shown, more = runs[:MOST_RUN], len(runs) - MOST_RUN
-    told = ", ".join(shown) + (f" and {more} more" if more > 0 else "")
-    return f"{worker}, runs {told or 'nothing'}"
+    return f"{worker}, runs {_some(runs) or 'nothing'}"
 
 
 def _remarks_on_hold(hold: Hold) -> list[str]:
