@@ -23,12 +23,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import psycopg
+from psycopg import conninfo
 
 from projectiond import checkpoint as checkpoints
 from projectiond import logs, sql, systemd
 from projectiond.child import Child
 from projectiond.counters import ProjectionNumbers, Wakeup
-from projectiond.database import connect
+from projectiond.database import CONNECT_TIMEOUT_SECONDS, connect
 from projectiond.errors import ConfigurationError, DatabaseUnavailableError
 from projectiond.foreman import Foreman
 from projectiond.http.crew import Builder, Crew, Member, add_numbers
@@ -54,8 +55,10 @@ HEALTHY_SECONDS: Final = 10.0
 # Deaths so far apart have nothing to do with each other.
 FORGET_SECONDS: Final = 3600.0
 
-# The main thread of a worker beats each second; this is also what connecting to a dead server may take.
+# The main thread of a worker beats each second.  Where it connects to servers that do not answer, it takes as long as
+# they do: for each host of the connection string a while, and perhaps twice, for one that has two addresses.
 SILENT_SECONDS: Final = 30.0
+SILENT_SECONDS_PER_HOST: Final = 2.0 * CONNECT_TIMEOUT_SECONDS
 
 _ENDING: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 _SIGNALS: Final = _ENDING | {signal.SIGCHLD}
@@ -97,6 +100,7 @@ class Supervisor:
     def __init__(self, settings: Settings, *, until: Callable[[], bool] = lambda: False) -> None:
         self._settings = settings
         self._until = until
+        self._silent_seconds = max(SILENT_SECONDS, SILENT_SECONDS_PER_HOST * count_hosts(settings.database_dsn()))
         self._posts = [Post(number) for number in range(1, settings.workers + 1)]
         self._suspicion = Suspicion(settings.max_attempts)
         self._suspected_at = 0.0
@@ -195,7 +199,7 @@ class Supervisor:
         stuck = [item for item in child.in_hand() if item.seconds > limit]
         if stuck:
             reason = f"its handler had not returned after {limit:g} s"
-        elif child.silent_seconds > max(limit, SILENT_SECONDS):
+        elif child.silent_seconds > max(limit, self._silent_seconds):
             reason = f"its worker was mute for {child.silent_seconds:.0f} s"
         else:
             return
@@ -318,6 +322,15 @@ class Supervisor:
             )
         log.info(logs.DAEMON_STOPPED, killed=len(left))
         return 1 if left else 0
+
+
+def count_hosts(dsn: str | None) -> int:
+    """Say how many servers a connection string names."""
+    try:
+        parts = conninfo.conninfo_to_dict(dsn or "")
+    except psycopg.ProgrammingError:
+        return 1
+    return str(parts.get("host") or parts.get("hostaddr") or "").count(",") + 1
 
 
 def _await_signal() -> signal.Signals | None:

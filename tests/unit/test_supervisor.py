@@ -7,6 +7,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from pydantic import SecretStr
 
 from projectiond.recorder import InHand, Page, Recorder, create_recorder_file
 from projectiond.settings import Settings
@@ -71,6 +72,13 @@ def test_a_worker_that_is_mute_is_killed_and_nobody_suspected() -> None:
 def test_a_long_time_limit_for_handlers_is_a_long_patience_with_the_worker() -> None:
     child = FakeChild(silent_seconds=SILENT_SECONDS + 1)
     check(child, handler_timeout_seconds=SILENT_SECONDS + 10)
+    assert not child.is_killed
+
+
+def test_a_worker_has_more_patience_from_its_supervisor_the_more_hosts_there_are_to_connect_to() -> None:
+    child = FakeChild(silent_seconds=SILENT_SECONDS + 1)
+    settings = Settings(database_url=SecretStr("postgresql://db-1,db-2,db-3/shop?target_session_attrs=read-write"))
+    Supervisor(settings)._check(Post(1, child), child)  # type: ignore[arg-type]
     assert not child.is_killed
 
 
