@@ -146,7 +146,8 @@ class TestToken:
         assert site.desk.asked == []
         site.desk.answer = None
         assert site.ask(letter, headers=RIGHT).status_code == 404
-        assert site.ask(f"{letter}{'7' * 30}", headers=RIGHT).status_code == 404
+        for number in ("9" * 19, "7" * 30, "7" * 5000, "-7", "%D9%A7"):
+            assert site.ask(letter.replace("7", number), headers=RIGHT).status_code == 404
 
     @pytest.mark.parametrize("action", ["pause", "resume", "rebuild", "dead-letters/7/retry", "dead-letters/7/discard"])
     def test_a_change_is_asked_for_by_post_only(self, site: Site, action: str) -> None:

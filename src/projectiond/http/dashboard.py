@@ -25,7 +25,7 @@ from projectiond.http.figures import Figures
 from projectiond.http.headers import Json
 from projectiond.http.health import Health
 from projectiond.http.history import SAMPLE_SECONDS, History
-from projectiond.http.names import NAME
+from projectiond.http.names import NAME, NUMBER
 from projectiond.http.page import Page
 from projectiond.http.readings import Readings
 from projectiond.http.stream import Stream
@@ -58,7 +58,7 @@ class Dashboard:
         self._details = Details(self._desk, self._history)
         actions = Actions(self._crew, self._desk, self._details, self._token)
         projection = f"{PREFIX}/projections/{NAME}"
-        letter = f"{projection}/dead-letters/{{number:int}}"
+        letter = f"{projection}/dead-letters/{NUMBER}"
         return [
             *self._page.routes(),
             Route(f"{PREFIX}/stream", stream.open),
