@@ -23,6 +23,9 @@ from projectiond.limits import Limits
 
 MENDED: Final = "mend the handler, restart the daemon with it, then set the status to running"
 
+# In a replay, which loads the handlers anew; to set the status would call a rebuild off.
+REPLAYED: Final = "put it right, then ask for it again"
+
 # Of what every event would run into: as a rule a table that was dropped or altered, or a privilege that was taken.
 RESTORED: Final = (
     '"projectiond check" names a missing privilege, "projectiond rebuild" makes tables anew; or mend the handler, and '
@@ -38,10 +41,13 @@ log = logs.get_logger()
 class Isolation:
     """Decides what becomes of events that fail alone."""
 
-    def __init__(self, limits: Limits, applier: Applier, counters: ProjectionCounters) -> None:
+    def __init__(
+        self, limits: Limits, applier: Applier, counters: ProjectionCounters, *, is_replay: bool = False
+    ) -> None:
         self._limits = limits
         self._applier = applier
         self._counters = counters
+        self._is_replay = is_replay
         self._attempts = NO_ATTEMPTS
         # Of a thousand bad events in a row each is in projection_dead_letters; the log has the first, and their count.
         self._repeats = logs.RateLimited(log)
@@ -55,7 +61,9 @@ class Isolation:
             ConfigurationError: It failed for a reason that it shares with all others.
         """
         if classify(error) is Failure.FATAL:
-            raise ConfigurationError(self._story(event, error), hint=RESTORED) from error
+            raise ConfigurationError(
+                self._story(event, error), hint=REPLAYED if self._is_replay else RESTORED
+            ) from error
         if self._count_attempt(event) < self._limits.max_attempts:
             raise AttemptFailedError(self._story(event, error)) from error
         return self._give_up(db, checkpoint, event, error)
@@ -82,7 +90,7 @@ class Isolation:
             attempts=self._limits.max_attempts,
         )
         if self._limits.on_error == "pause":
-            raise PoisonError(self._story(event, error), hint=MENDED) from error
+            raise PoisonError(self._story(event, error), hint=REPLAYED if self._is_replay else MENDED) from error
         return self._skip(db, checkpoint, event, describe(error))
 
     def _story(self, event: Event[Any], error: Exception) -> str:

@@ -110,7 +110,7 @@ class Stepper:
         self.pace = Pace(limits, is_by_range=self._applier.is_by_range)
         self.pipelining = Pipelining(is_on=self._applier.is_pipelined, log=self._log)
         self.redelivery = Redelivery(self._applier)
-        self._isolation = Isolation(limits, self._applier, slot.counters)
+        self._isolation = Isolation(limits, self._applier, slot.counters, is_replay=surroundings.is_replay)
         self._report = BatchReport(self._log, limits.batch_size)
         self._searches = logs.RateLimited(self._log)
         # Events that were read before the row was may have been mended since, by whoever then resumed the projection.
