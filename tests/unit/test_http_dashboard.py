@@ -321,8 +321,14 @@ class Source:
             is_steerable=True,
         )
 
-    def view(self) -> AsyncIterator[bytes]:
-        return self.stream._messages()
+    async def view(self) -> AsyncIterator[bytes]:
+        """Look on, as the response does."""
+        self.stream._viewers += 1
+        try:
+            async for message in self.stream._messages():
+                yield message
+        finally:
+            self.stream._leave()
 
 
 async def message_of(view: AsyncIterator[bytes]) -> tuple[str, dict[str, Any]]:
@@ -409,16 +415,15 @@ class TestStream:
 
         async def look() -> None:
             source = Source()
-            view = source.view()
-            await message_of(view)
-            answer = await source.stream.open(Request({"type": "http", "method": "GET"}))
-            assert answer.status_code == 503
+            get, head = (Request({"type": "http", "method": method}) for method in ("GET", "HEAD"))
+            # Nobody has been sent anything yet.
+            answers = [await source.stream.open(get) for _ in range(2)]
+            assert [answer.status_code for answer in answers] == [200, 503]
             # Which a page asks for to know why.
-            head = await source.stream.open(Request({"type": "http", "method": "HEAD"}))
-            assert head.status_code == 503
-            await view.aclose()  # type: ignore[attr-defined]
-            head = await source.stream.open(Request({"type": "http", "method": "HEAD"}))
-            assert (head.status_code, head.body) == (200, b"")
+            assert (await source.stream.open(head)).status_code == 503
+            source.stream._leave()
+            answer = await source.stream.open(head)
+            assert (answer.status_code, answer.body) == (200, b"")
 
         asyncio.run(look())
 

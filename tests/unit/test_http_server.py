@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from starlette.responses import StreamingResponse
 
 from projectiond.errors import ConfigurationError
-from projectiond.http import connections, page
+from projectiond.http import connections, page, stream
 from projectiond.http.connections import MOST_HEAD_BYTES
 from projectiond.http.crew import Crew
 from projectiond.http.server import HttpServer
@@ -283,3 +283,18 @@ def test_whatever_is_sent_is_answered_in_order_or_refused(server: HttpServer, se
             received += part
     assert [int(status) for status in re.findall(rb"^HTTP/1.1 (\d+)", received, re.MULTILINE)] == statuses
     assert received.count(b"nosniff") == len(statuses)
+
+
+def test_no_more_look_on_than_may_however_many_come_at_once(
+    server: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "MOST_VIEWERS", 2)
+    sent = b"GET /dashboard/stream HTTP/1.1\r\nHost: x\r\n\r\n"
+    with contextlib.ExitStack() as viewers:
+        clients = [viewers.enter_context(connect(server)) for _ in range(8)]
+        for client in clients:
+            client.sendall(sent)
+        statuses = [client.recv(12)[-3:] for client in clients]
+        assert sorted(statuses) == [b"200"] * 2 + [b"503"] * 6
+    # Their places are free again, however they went.
+    eventually(lambda: ask(server, "HEAD /dashboard/stream HTTP/1.1")[0] == 200, 5, "the places did not become free")

@@ -13,12 +13,13 @@ and after a sample ``lags`` (the last lag by name, without those that are 0).
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from projectiond import __version__
 from projectiond.http.board import Board, make_board
@@ -74,21 +75,22 @@ class Stream:
             return Response(media_type=MEDIA_TYPE)
         # Not told to a proxy, which would buffer it.
         headers = {"X-Accel-Buffering": "no"}
-        return StreamingResponse(self._messages(), media_type=MEDIA_TYPE, headers=headers)
+        # Counted from here on, and not from its first message: many may come at once.
+        self._viewers += 1
+        return _View(self._messages(), self._leave, media_type=MEDIA_TYPE, headers=headers)
+
+    def _leave(self) -> None:
+        self._viewers -= 1
 
     async def _messages(self) -> AsyncIterator[bytes]:
-        self._viewers += 1
-        try:
-            if self._ticking is None or self._ticking.done():
-                self._ticking = asyncio.create_task(self._run())
-            seen, deadline = 0, time.monotonic() + STREAM_SECONDS
-            while time.monotonic() < deadline and await self._await_tick(seen):
-                message = self._change if seen and self._tick == seen + 1 else self._whole()
-                seen = self._tick
-                yield message
-            yield _message("over", {})
-        finally:
-            self._viewers -= 1
+        if self._ticking is None or self._ticking.done():
+            self._ticking = asyncio.create_task(self._run())
+        seen, deadline = 0, time.monotonic() + STREAM_SECONDS
+        while time.monotonic() < deadline and await self._await_tick(seen):
+            message = self._change if seen and self._tick == seen + 1 else self._whole()
+            seen = self._tick
+            yield message
+        yield _message("over", {})
 
     async def _await_tick(self, seen: int) -> bool:
         async with self._ticked:
@@ -143,6 +145,22 @@ class Stream:
             }
             self._picture = _message("picture", shape)
         return self._picture
+
+
+class _View(StreamingResponse):
+    """A stream that tells when it is over, however it ends."""
+
+    def __init__(
+        self, messages: AsyncIterator[bytes], leave: Callable[[], None], *, media_type: str, headers: Mapping[str, str]
+    ) -> None:
+        super().__init__(messages, media_type=media_type, headers=headers)
+        self._leave = leave
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._leave()
 
 
 def _message(event: str, shape: dict[str, Any]) -> bytes:
