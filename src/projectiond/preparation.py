@@ -5,10 +5,11 @@ each pause for a fault.  Both are idempotent.  The author's DDL is run each time
 keeps two workers from creating the same table at the same moment.
 
 A projection does not begin at 0 on tables that hold rows already: they were filled by something whose position is not
-known, and applying every event again would count it twice.
+known, and applying every event again would count it twice.  Nor does it go on in new tables that hide the ones it has
+filled, as a role would make whose own schema comes first in the search_path: they would lack all that came before.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import psycopg
@@ -57,10 +58,13 @@ def prepare(db: Connection, definition: Definition, check: Callable[[Connection]
         check: Of its kind.
 
     Raises:
-        ConfigurationError: The schema is refused by PostgreSQL, a table is missing, or not as the projection needs it.
+        ConfigurationError: The schema is refused by PostgreSQL, or makes tables that hide those which hold the read
+            model; a table is missing, or not as the projection needs it.
     """
     with db.transaction():
+        homes = _homes(db, definition)
         apply_schema(db, definition)
+        _refuse_hidden(db, definition, homes)
         missing = missing_tables(db, definition)
         if missing:
             raise ConfigurationError(
@@ -150,6 +154,28 @@ def refuse_beyond_end(db: Connection, checkpoint: Checkpoint) -> None:
 def missing_tables(db: Connection, definition: Definition) -> list[str]:
     """Give the tables that the projection declares but that do not exist."""
     return [table for table in definition.tables if not _exists(db, table)]
+
+
+def _refuse_hidden(db: Connection, definition: Definition, before: Mapping[str, str]) -> None:
+    after = _homes(db, definition)
+    hidden = [table for table, home in before.items() if after.get(table, home) != home]
+    kept = checkpoints.find(db, definition.name) if hidden else None
+    if kept is None or not kept.position:
+        return
+    table, role = hidden[0], psycopg.sql.Identifier(db.info.user).as_string(db)
+    old, new = before[table], after[table]
+    raise ConfigurationError(
+        f'"{definition.name}" has filled {old}.{table}, and its `schema` would make an empty table of that name in '
+        f"{new}, which comes first in the search_path of {role}: run ALTER TABLE {old}.{table} OWNER TO {role}, then "
+        f"ALTER TABLE {old}.{table} SET SCHEMA {new}",
+        hint="then set the status to running",
+    )
+
+
+def _homes(db: Connection, definition: Definition) -> dict[str, str]:
+    """Give the schema in which each table is found; those whose schema is named cannot be elsewhere."""
+    tables = [psycopg.sql.Identifier(table).as_string(db) for table in definition.tables if "." not in table]
+    return dict(db.execute(sql.schema.HOMES_OF_TABLES, {"tables": tables}).fetchall())
 
 
 def _has_rows(db: Connection, table: str) -> bool:

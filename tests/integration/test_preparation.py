@@ -1,5 +1,6 @@
 """What a projection needs before its first event: tables, and a row of its own."""
 
+import re
 import threading
 from collections.abc import Iterator
 
@@ -17,6 +18,7 @@ from tests.support.daemon import Daemon, journal
 from tests.support.events import append_many
 from tests.support.postgres import Database
 from tests.support.queries import Connection, value
+from tests.support.roles import granted_role
 
 pytestmark = pytest.mark.integration
 
@@ -143,6 +145,28 @@ def test_a_row_that_was_inserted_by_hand_vouches_for_the_tables(database: Databa
     with Daemon(database, journal()) as daemon:
         daemon.wait_until_at("journal", numbers[-1])
         assert daemon.applied() == [-1, 4, 5]
+
+
+def test_a_table_that_was_filled_is_not_hidden_by_an_empty_one(
+    database: Database, db: databases.Connection, conn: Connection
+) -> None:
+    definition = with_schema("CREATE TABLE IF NOT EXISTS orders (n int)", "orders")
+    enroll(db, definition)
+    prepare(db, definition, unchecked)
+    with granted_role(database, "of_its_own") as seen:
+        with databases.connect(seen.dsn, role="runner", statement_timeout_seconds=30) as other:
+            # Nothing was applied yet, so nothing is lost.
+            with other.transaction(force_rollback=True):
+                prepare(other, definition, unchecked)
+            conn.execute("UPDATE projection_checkpoints SET last_sequence_number = 7")
+            with pytest.raises(ConfigurationError, match=r'has filled public\."orders", .* in of_its_own') as caught:
+                prepare(other, definition, unchecked)
+            assert value(conn, "SELECT to_regclass('of_its_own.orders') IS NULL")
+            first, second = re.findall("ALTER TABLE [^,]*", caught.value.message)
+            conn.execute(first.encode())
+            conn.execute(second.encode())
+            prepare(other, definition, unchecked)
+        assert value(conn, "SELECT to_regclass('public.orders') IS NULL")
 
 
 def test_a_schema_that_is_mended_is_applied_when_the_projection_is_resumed(

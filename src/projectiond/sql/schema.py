@@ -38,6 +38,15 @@ ORDER BY 1
 # Parameters: table (text, quoted where need be).  Rows: one (whether the search_path finds it).
 TABLE_EXISTS: LiteralString = "SELECT to_regclass(%(table)s) IS NOT NULL"
 
+# Parameters: tables (text[], quoted where need be).  Rows: (table, the schema that the search_path finds it in, quoted)
+# for each that is there.
+HOMES_OF_TABLES: LiteralString = """
+SELECT wanted.name, quote_ident(place.nspname)
+FROM unnest(%(tables)s::text[]) AS wanted (name)
+JOIN pg_class AS class ON class.oid = to_regclass(wanted.name)
+JOIN pg_namespace AS place ON place.oid = class.relnamespace
+"""
+
 # Parameters: key.  Held until the end of the transaction: one worker at a time runs DDL.
 LOCK_SCHEMA: LiteralString = "SELECT pg_advisory_xact_lock(%(key)s)"
 
