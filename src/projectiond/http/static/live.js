@@ -18,6 +18,7 @@ export class Live {
     this.lags = new Map();
     this.lostAt = null;
     this.refusal = "";
+    this.refusal = "";
     this.heardAt = null;
     this.clockOffset = 0;
     this._onChange = onChange;
@@ -76,6 +77,7 @@ export class Live {
     } catch {
       this.refusal = "";
     }
+    if (this.refusal) this._onChange(null, false);
   }
 
   _lose() {

@@ -38,7 +38,7 @@ export function drawNotices(live, announce) {
   const notice = (kind, tone, text, code) => put(kind, tone, text, code) && kind !== "hold" && announce(text);
   const { store } = live;
   const lostFor = live.lostAt === null ? 0 : Date.now() / 1000 - live.lostAt;
-  const isLost = lostFor > GRACE_SECONDS;
+  const isLost = lostFor > GRACE_SECONDS || Boolean(live.refusal);
   const age = live.age();
   const old = age === null ? "" : ` What you see is ${duration(Math.round(age))} old.`;
   const isAway = Boolean(store) && !store.is_answering;
