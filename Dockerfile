@@ -41,5 +41,7 @@ STOPSIGNAL SIGTERM
 # It asks /healthz at the address of the settings. A daemon that has lost its database is healthy and waits. With
 # PROJECTIOND_HTTP_PORT=0 there is nobody to ask: run it with --no-healthcheck then.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 CMD ["projectiond", "health"]
-ENTRYPOINT ["projectiond"]
+# The first process of a container is not ended by a signal that it does not handle. One that comes while Python starts is
+# kept until it is handled.
+ENTRYPOINT ["env", "--block-signal=TERM", "projectiond"]
 CMD ["run"]

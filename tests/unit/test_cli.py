@@ -71,8 +71,21 @@ def test_an_interrupt_is_a_fault_without_a_traceback(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "app", interrupted)
-    assert cli.main(["status"]) == 1
+    assert cli.main(["--config", "run", "status"]) == 1
     assert capsys.readouterr().err == "projectiond: interrupted\n"
+
+
+@pytest.mark.parametrize("words", [["run"], ["run", "--debug"], ["--config", "x.toml", "run"]])
+def test_a_daemon_that_is_interrupted_before_it_has_begun_is_stopped_in_order(
+    monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """Else a service that is stopped while it looks at the database counts as failed."""
+
+    def interrupted(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    assert cli.main(words) == 0
 
 
 def test_a_grid_becomes_aligned_lines_of_printable_text() -> None:

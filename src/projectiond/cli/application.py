@@ -93,12 +93,11 @@ for group in (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; give its exit code."""
-    if arguments is None:
-        # A process of our own.  Ended by default it would leave the embedded server running (``run`` has its own way).
-        signal.signal(signal.SIGTERM, _interrupt)
     words = _globals_first(sys.argv[1:] if arguments is None else arguments)
     is_debug = "--debug" in words[: _end_of_options(words)]
     try:
+        if arguments is None:
+            _listen_to_signals()
         code = app(args=words, prog_name="projectiond", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
@@ -108,8 +107,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _report(error, is_debug=is_debug)
     if code == INTERRUPTED:
         say("interrupted")
-        return FAULT
+        # The daemon has only looked so far: it is stopped in order.
+        return DONE if _command_of(words) == "run" else FAULT
     return code if isinstance(code, int) else DONE
+
+
+def _listen_to_signals() -> None:
+    """Be interrupted by SIGTERM: ended by default, a command would leave the embedded server running.
+
+    The first process of a container has no default, and would miss what comes before this; so the image starts with
+    SIGTERM blocked, which keeps it until now.  The daemon has its own way, once it has begun.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -156,6 +166,17 @@ def _globals_first(words: Sequence[str]) -> list[str]:
         else:
             left.append(word)
     return [*moved, *left, *words[end:]]
+
+
+def _command_of(words: Sequence[str]) -> str:
+    """Give the first word that is none of the global options, which stand in front."""
+    rest = iter(words)
+    for word in rest:
+        if word in _WITH_VALUE:
+            next(rest, None)
+        elif not word.startswith("-"):
+            return word
+    return ""
 
 
 def _end_of_options(words: Sequence[str]) -> int:
