@@ -427,7 +427,10 @@ def test_without_a_token_in_the_settings_nothing_can_be_done(
             # Somebody else comes, and there is no place.
             monkeypatch.setattr(stream, "MOST_VIEWERS", 1)
             with Visit(browser, site) as second:
-                expect(second.page.locator("#notices")).to_contain_text("As many look at this page already as may")
+                notices = second.page.locator("#notices")
+                expect(notices).to_contain_text("As many look at this page already as may")
+                visit.context.close()
+                expect(notices).to_be_empty()
 
 
 def test_who_holds_the_mark_and_who_is_at_work_is_said_of_fifty_projections(

@@ -18,7 +18,6 @@ export class Live {
     this.lags = new Map();
     this.lostAt = null;
     this.refusal = "";
-    this.refusal = "";
     this.heardAt = null;
     this.clockOffset = 0;
     this._onChange = onChange;
@@ -94,6 +93,7 @@ export class Live {
   _take(message, isWhole) {
     this._failures = 0;
     this.lostAt = null;
+    this.refusal = "";
     this.heardAt = performance.now();
     this.store = message.store;
     this.roster = message.roster ?? this.roster;
