@@ -7,6 +7,8 @@ Failures are psycopg's own (``OperationalError`` when the server is away), excep
 message a person reads: it raises :class:`DatabaseUnavailableError` in one sentence.
 """
 
+import errno
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -37,6 +39,8 @@ POOL_TIMEOUT_SECONDS: Final = 120.0
 # No pause between two attempts to reach the server is longer, however long it has been away.
 LONGEST_RECONNECT_SECONDS: Final = 5.0
 
+_NO_ROAD: Final = os.strerror(errno.EADDRNOTAVAIL)
+
 # As short as can be: it is the request that counts.
 REQUEST_SECONDS: Final = 0.001
 
@@ -64,7 +68,7 @@ def connect(
         configure(db, statement_timeout_seconds)
     except psycopg.OperationalError as error:
         raise DatabaseUnavailableError(
-            f"cannot connect to {describe_target(dsn)}: {_last_line(error)}", hint=_advice(dsn, error)
+            f"cannot connect to {describe_target(dsn)}: {_word_of(error)}", hint=_advice(dsn, error)
         ) from error
     return db
 
@@ -198,12 +202,14 @@ def _advice(dsn: str, error: psycopg.Error) -> str:
     return f"run GRANT CONNECT ON DATABASE {database} TO {role}"
 
 
-def _last_line(error: psycopg.Error) -> str:
+def _word_of(error: psycopg.Error) -> str:
     """Keep the server's own word of libpq's many lines, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
-    chosen = next((line for line in lines if "FATAL:" in line), lines[0])
+    # A name may stand for several addresses; one that no road of this machine leads to says nothing about the server.
+    attempts = [line for line in lines if line.startswith("- host:") and _NO_ROAD not in line]
+    chosen = next((line for line in lines if "FATAL:" in line), (attempts or lines)[0])
     for mark in ("FATAL:", " failed:", "connection is bad:"):
         chosen = chosen.rpartition(mark)[2]
     return chosen.strip()

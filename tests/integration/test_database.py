@@ -1,5 +1,6 @@
 """Connections: how they are set up, what is refused, and what a handler may not do with its own."""
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 
@@ -9,7 +10,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from projectiond import database as databases
-from projectiond.database import check_server, connect, describe_target, fetch_row
+from projectiond.database import Connection, check_server, connect, describe_target, fetch_row
 from projectiond.errors import ConfigurationError, DatabaseUnavailableError, TransactionControlError
 from tests.support.postgres import Database, LocalServer
 from tests.support.queries import value
@@ -70,6 +71,24 @@ def test_no_connection_is_one_sentence_without_the_password(dsn: str, told: str)
     assert len(raised.value.message) > len(told)
     assert "hunter2" not in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_of_several_addresses_the_one_that_says_something_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container that has no IPv6, localhost is first of all an address that cannot be reached."""
+
+    def refuse(*_: object, **__: object) -> None:
+        attempt = "connection failed: connection to server at"
+        last = f'{attempt} "::1", port 5432 failed: {os.strerror(errno.EADDRNOTAVAIL)}'
+        first = f'{attempt} "127.0.0.1", port 5432 failed: Connection refused'
+        raise psycopg.OperationalError(
+            f"{last}\nMultiple connection attempts failed. All failures were:\n"
+            f"- host: 'localhost', port: '5432', hostaddr: '127.0.0.1': {first}\n"
+            f"- host: 'localhost', port: '5432', hostaddr: '::1': {last}"
+        )
+
+    monkeypatch.setattr(Connection, "connect", refuse)
+    with pytest.raises(DatabaseUnavailableError, match="at localhost: Connection refused; "):
+        connect("postgresql://localhost/shop", role="watcher", statement_timeout_seconds=30)
 
 
 def test_a_database_that_is_not_there_is_told_in_the_servers_words(database: Database) -> None:
