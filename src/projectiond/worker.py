@@ -49,8 +49,9 @@ from projectiond.wire import Briefing, Care
 
 TICK_SECONDS: Final = 1.0
 
-# The tick while runners are about to end: somebody waits for their leases.
-LEAVING_TICK_SECONDS: Final = 0.05
+# The tick while runners are about to end, for somebody waits for their leases, and so long after a worker has died.
+SHORT_TICK_SECONDS: Final = 0.05
+ALERT_SECONDS: Final = 1.0
 
 # Exit code for "started again it would fail again"; the number that sysexits.h gives to a configuration error.
 EXIT_CONFIGURATION: Final = 78
@@ -105,6 +106,8 @@ class Worker:
         self._noted: frozenset[str] | None = None
         self._was_connected = False
         self._draining = threading.Event()
+        # Until then ticks are short.
+        self._alert_until = 0.0
         # Ends the pause between two ticks.
         self._is_called = threading.Event()
         self._repeats = logs.RateLimited(log)
@@ -137,10 +140,15 @@ class Worker:
         self._is_called.set()
 
     def take_care(self, careful_upto: Mapping[str, int]) -> None:
-        """Apply these projections event by event up to these events, from now on.  From any thread."""
+        """Apply these projections event by event up to these events, for a worker has died.  From any thread.
+
+        What it ran is free as soon as the server has noticed, which takes milliseconds: no need to wait for a tick.
+        """
         self._careful_upto = careful_upto
         for runner in list(self._runners.values()):
             runner.take_care(careful_upto.get(runner.definition.name, 0))
+        self._alert_until = time.monotonic() + ALERT_SECONDS
+        self._is_called.set()
 
     def run(self) -> None:
         """Work until drained."""
@@ -161,8 +169,8 @@ class Worker:
         self._shut_down()
 
     def _pause_seconds(self) -> float:
-        if self._leaving:
-            return LEAVING_TICK_SECONDS
+        if self._leaving or time.monotonic() < self._alert_until:
+            return SHORT_TICK_SECONDS
         return TICK_SECONDS if self._leases is None else min(TICK_SECONDS, self._leases.settles_in_seconds)
 
     def _await_first_look(self) -> None:
@@ -338,7 +346,7 @@ class Worker:
                 self._leases = None
             self._recorder.beat(is_ready=True)
             for runner in list(self._leaving.values())[:1]:
-                runner.join(LEAVING_TICK_SECONDS)
+                runner.join(SHORT_TICK_SECONDS)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -218,6 +218,24 @@ def test_a_worker_that_dies_with_the_bell_armed_silences_it_only_until_the_next_
         daemon.wait_until_at("journal", append(conn, "OrderPlaced"))
 
 
+@pytest.mark.any_server
+def test_what_a_worker_ran_that_has_died_is_taken_at_once_by_those_whom_their_supervisor_tells(
+    database: Database, monkeypatch: pytest.MonkeyPatch, surveys: list[Shares]
+) -> None:
+    monkeypatch.setattr(worker, "TICK_SECONDS", 60)
+    with connected(database) as db:
+        dying = Leases(db, NAMES)
+        dying.acquire(NAMES, 3)
+        with Daemon(database, *[journal(name) for name in NAMES]) as daemon:
+            eventually(lambda: held_by(daemon) == [["d", "e"]])
+            # It is told before the server has noticed, and looks a few times.
+            daemon.worker.take_care({})
+            surveys.clear()
+            eventually(lambda: len(surveys) > 2)
+            db.close()
+            eventually(lambda: are_shared(daemon, most=5))
+
+
 def test_a_worker_whose_lease_connection_is_killed_stops_its_runners_and_comes_back(database: Database) -> None:
     conn = database.connect()
     with Daemon(database, *[journal(name) for name in NAMES]) as daemon:
