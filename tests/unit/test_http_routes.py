@@ -108,6 +108,7 @@ class TestHosts:
         answer = site.ask(path, headers={"Host": host})
         assert answer.status_code == 421
         assert "http_allowed_hosts" in answer.json()["hint"]
+        assert ":8790" not in answer.json()["error"]
         assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
 
     def test_any_name_is_answered_where_that_is_wanted(self, site: Site) -> None:

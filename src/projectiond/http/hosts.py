@@ -40,7 +40,7 @@ class KnownHosts:
         if self._is_known(host):
             await self._app(scope, receive, send)
             return
-        name = printable(host)
+        name = printable(host.rpartition(":")[0] or host)
         error = f'this daemon is not known as "{name}"'
         self._repeats.log("warning", logs.HTTP_REFUSED, key="host", error=error)
         hint = "name it in the setting http_allowed_hosts, if it is"
