@@ -1,6 +1,7 @@
 """The projections of README and docs/ work: what their pages say, on a real PostgreSQL."""
 
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -16,7 +17,7 @@ from projectiond.registry import load_projections
 from tests.support.daemon import Daemon
 from tests.support.events import append
 from tests.support.postgres import Database
-from tests.support.snippets import Snippet, python_snippets
+from tests.support.snippets import ROOT, Snippet, python_snippets
 
 pytestmark = pytest.mark.integration
 
@@ -196,3 +197,15 @@ def test_the_guides_pairs_of_column_and_field_fit(database: Database, tmp_path: 
     (definition,) = load_projections([tmp_path], {}).definitions
     with Connection.connect(database.dsn, autocommit=True) as db:
         try_out(db, definition)
+
+
+def test_the_first_event_of_the_readme_is_one_that_the_sample_projections_take_too(database: Database) -> None:
+    (statement,) = re.findall(
+        r"^INSERT INTO event_store.*?;$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    samples = load_projections([ROOT / "projections"], {}).definitions
+    conn = database.connect()
+    conn.execute(statement.encode())
+    with Daemon(database, *(type(sample.projection) for sample in samples)) as daemon:
+        for sample in samples:
+            daemon.wait_until_at(sample.name, 1)
