@@ -228,6 +228,7 @@ def test_it_is_dark_and_narrow_where_that_is_wanted(browser: Any, shop: Site, wi
         panel = visit.open("invoice_lines")
         panel.get_by_text("7 OrderPlaced").click()
         visit.picture(f"dark-{width}-panel")
+        expect(page.locator(".plain th", has_text="Since")).to_be_visible()
         assert page.evaluate(CONTRAST)["ratio"] >= 4.5
         panel.get_by_role("button", name="Retry …").click()
         box = page.get_by_role("dialog").bounding_box()
