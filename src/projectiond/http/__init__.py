@@ -3,7 +3,7 @@
 It runs beside the supervisor and can neither stop nor stall it: a thread with an event loop answers, a second one
 reads the database, a third waits for positions, and none of them holds anything that the supervisor waits for::
 
-    supervisor ──publishes five times a second──▶ crew ──▶ vigil ──▶ /healthz
+    supervisor ──publishes five times a second──▶ crew ──▶ vigil ──▶ health ──▶ /healthz
        (memory that workers share, copied)          │
                                                     ├──▶ metrics ──▶ /metrics
     database ──one reading a second, if asked──▶ readings ──▶ /readyz, /api/v1/projections
