@@ -5,12 +5,12 @@ Called by ``lease`` with what one look at the locks has shown; pure.  Three rule
 * *Equal.*  Shares add up to the number of leases and differ by one at most.  What cannot be divided stays with those
   who hold most already, so that the fewest leases move.
 * *Free leases are for whoever is there.*  Each takes them up to its share among all workers that are present.
-* *What runs is moved only for whoever stays.*  A worker gives leases back to others only once these are *settled*, that
-  is, have been there for a while.  So a worker that is started and dies each second takes nothing from anybody.  One
-  that is not settled itself gives back at once: it has held nothing for long.  Hence workers that start together are
-  even from the first moment on.
+* *What runs is moved only for whoever stays.*  A worker gives leases back to others only once these are *established*,
+  that is, have been there for a while.  So a worker that is started and dies each second takes nothing from anybody.
+  One that is not established itself gives back at once: it has held nothing for long.  Hence workers that start
+  together are even from the first moment on.
 
-While nobody comes or goes all are settled, the two shares are one, and nothing moves.
+While nobody comes or goes all are established, the two shares are one, and nothing moves.
 """
 
 from collections.abc import Collection, Mapping
@@ -27,20 +27,20 @@ class Shares:
     """It gives back what it has beyond this; never less than ``taking``."""
 
 
-def shares(worker: int, held: Mapping[int, int], settled: Collection[int], count: int) -> Shares:
+def shares(worker: int, held: Mapping[int, int], established: Collection[int], count: int) -> Shares:
     """Give a worker's shares.
 
     Args:
         worker: Which of them.
         held: How many leases each live worker holds now.
-        settled: Those of them that have been there for a while.
+        established: Those of them that have been there for a while.
         count: How many leases there are.
     """
     taking = fair_share(worker, held, count)
-    if worker not in settled:
+    if worker not in established:
         return Shares(taking, taking)
-    among_settled = {peer: number for peer, number in held.items() if peer in settled}
-    return Shares(taking, max(taking, fair_share(worker, among_settled, count)))
+    among_established = {peer: number for peer, number in held.items() if peer in established}
+    return Shares(taking, max(taking, fair_share(worker, among_established, count)))
 
 
 def fair_share(worker: int, held: Mapping[int, int], count: int) -> int:

@@ -6,13 +6,13 @@ machine's death is noticed by the server through the keepalives that ``database`
 
 Fair shares need no table of heartbeats.  Each worker also holds locks in shared mode: one that all hold, so that
 people can see how many live, and one whose key is made of the names of its projections.  Those who hold that one are
-its *peers*: they can run the very same projections.  Whoever has been there for SETTLE_SECONDS holds a third, which
-says so.  One look at the locks tells each of them how many leases every peer holds, and from that all reckon the same
-shares (``fair_share``).  A worker takes free leases up to its share, and gives back what is above it, the newest first.
-Nothing moves while the shares are right, and no more than has to when they are not.  Daemons with other projections,
-or with an older deployment's, do not count: they could not take what this one left for them.
+its *peers*: they can run the very same projections.  Whoever has been there for ESTABLISHED_SECONDS holds a third,
+which says so.  One look at the locks tells each of them how many leases every peer holds, and from that all reckon the
+same shares (``fair_share``).  A worker takes free leases up to its share, and gives back what is above it, the newest
+first.  Nothing moves while the shares are right, and no more than has to when they are not.  Daemons with other
+projections, or with an older deployment's, do not count: they could not take what this one left for them.
 
-Whoever registers, has settled, leaves or gives a lease back says so on a channel that the watchers listen to.  The
+Whoever registers, is established, leaves or gives a lease back says so on a channel that the watchers listen to.  The
 others then look at once, and not at their next tick; that one is for those who died, and where there is no LISTEN.
 
 Leases make double work rare; they do not make it impossible (a worker that was suspended does not know that its
@@ -35,7 +35,7 @@ from projectiond.fair_share import Shares, shares
 
 # A worker that has lived so long has come to stay: the others give leases back for it.  Shorter than what a person
 # would call a wait, longer than one lives that dies of its start.
-SETTLE_SECONDS: Final = 2.0
+ESTABLISHED_SECONDS: Final = 2.0
 
 
 def lease_key(projection: str) -> int:
@@ -44,7 +44,7 @@ def lease_key(projection: str) -> int:
 
 
 def peers_key(projections: Iterable[str], what: str = "peers") -> int:
-    """Give the key of the lock that all workers with these projections share, or all of them that have settled."""
+    """Give the key of the lock that all workers with these projections share, or all of them that are established."""
     return _hashed("\n".join([f"projectiond/{what}", *sorted(projections)]))
 
 
@@ -63,10 +63,10 @@ class Leases:
         self._db = db
         self._keys = {lease_key(projection) for projection in projections}
         self._peers_key = peers_key(projections)
-        self._settled_key = peers_key(projections, "settled")
-        self._settles_at = time.monotonic() + SETTLE_SECONDS
+        self._established_key = peers_key(projections, "established")
+        self._established_at = time.monotonic() + ESTABLISHED_SECONDS
         self._held: set[str] = set()
-        # Whether nobody waits for this worker to settle.
+        # Whether nobody waits for this worker to be established.
         self._is_alone = True
         # Who had the doorbell armed at the last survey: the session's process.
         self.bell_holder: int | None = None
@@ -86,9 +86,9 @@ class Leases:
         return frozenset(self._held)
 
     @property
-    def settles_in_seconds(self) -> float:
-        """How long until the next survey is due, so that others hear that this worker has settled."""
-        return math.inf if self._is_alone else max(0.0, self._settles_at - time.monotonic())
+    def established_in_seconds(self) -> float:
+        """How long until the next survey is due, so that others hear that this worker is established."""
+        return math.inf if self._is_alone else max(0.0, self._established_at - time.monotonic())
 
     def survey(self) -> Shares:
         """Look at all leases; give the numbers of them that this worker may hold.
@@ -112,15 +112,15 @@ class Leases:
                 "transaction to the next",
                 hint="point database_url at the server itself, or at a pool in session mode",
             )
-        settled = {pid for key, pid in sharers if key == self._settled_key}
+        established = {pid for key, pid in sharers if key == self._established_key}
         self._is_alone = len(peers) == 1
-        if time.monotonic() >= self._settles_at:
-            self._settle()
-        return shares(session, {peer: holdings[peer] for peer in peers}, settled, len(self._keys))
+        if time.monotonic() >= self._established_at:
+            self._establish()
+        return shares(session, {peer: holdings[peer] for peer in peers}, established, len(self._keys))
 
-    def _settle(self) -> None:
-        self._db.execute(sql.leases.REGISTER_WORKER, {"key": self._settled_key})
-        self._settles_at = math.inf
+    def _establish(self) -> None:
+        self._db.execute(sql.leases.REGISTER_WORKER, {"key": self._established_key})
+        self._established_at = math.inf
         if not self._is_alone:
             self.announce()
 

@@ -171,7 +171,7 @@ class Worker:
     def _pause_seconds(self) -> float:
         if self._leaving or time.monotonic() < self._alert_until:
             return SHORT_TICK_SECONDS
-        return TICK_SECONDS if self._leases is None else min(TICK_SECONDS, self._leases.settles_in_seconds)
+        return TICK_SECONDS if self._leases is None else min(TICK_SECONDS, self._leases.established_in_seconds)
 
     def _await_first_look(self) -> None:
         """Between the first connection and the first look lie milliseconds, and somebody waits for the word "ready"."""

@@ -161,28 +161,28 @@ def test_workers_that_join_and_leave_in_order_are_noticed_at_once(
         eventually(lambda: are_shared(one, most=5))
 
 
-def test_a_worker_gives_leases_back_only_for_one_that_has_settled(database: Database) -> None:
+def test_a_worker_gives_leases_back_only_for_one_that_is_established(database: Database) -> None:
     with connected(database) as one, connected(database) as two:
         first = Leases(one, NAMES)
         first.acquire(NAMES, first.survey().taking)
-        first._settle()
+        first._establish()
         second = Leases(two, NAMES)
         assert (first.survey(), second.survey()) == (Shares(3, 5), Shares(2, 2))
-        assert 0 < second.settles_in_seconds <= lease.SETTLE_SECONDS
-        second._settle()
+        assert 0 < second.established_in_seconds <= lease.ESTABLISHED_SECONDS
+        second._establish()
         assert (first.survey(), second.survey()) == (Shares(3, 3), Shares(2, 2))
-        assert second.settles_in_seconds == math.inf
+        assert second.established_in_seconds == math.inf
 
 
 @pytest.mark.any_server
 def test_workers_that_come_and_go_each_moment_move_nothing(
     database: Database, monkeypatch: pytest.MonkeyPatch, surveys: list[Shares]
 ) -> None:
-    monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.1)
+    monkeypatch.setattr(lease, "ESTABLISHED_SECONDS", 0.1)
     with Daemon(database, *[journal(name) for name in NAMES]) as daemon:
         leases = daemon.worker._leases
-        eventually(lambda: leases is not None and leases._settles_at == math.inf)
-        monkeypatch.setattr(lease, "SETTLE_SECONDS", 60)
+        eventually(lambda: leases is not None and leases._established_at == math.inf)
+        monkeypatch.setattr(lease, "ESTABLISHED_SECONDS", 60)
         for _ in range(5):
             with connected(database) as db:
                 passer_by = Leases(db, NAMES)

@@ -14,7 +14,7 @@ class Leaseholders:
     def __init__(self, count: int) -> None:
         self.holder: dict[int, int | None] = dict.fromkeys(range(count))
         self.live: set[int] = set()
-        self.settled: set[int] = set()
+        self.established: set[int] = set()
         self.leaving: set[int] = set()
         self.moves = 0
 
@@ -27,7 +27,7 @@ class Leaseholders:
         for lease in [lease for lease in self.leaving if self.holder[lease] == worker]:
             self.holder[lease] = None
             self.leaving.remove(lease)
-        share = shares(worker, self.holdings(), self.settled, len(self.holder))
+        share = shares(worker, self.holdings(), self.established, len(self.holder))
         ours = [lease for lease, holder in self.holder.items() if holder == worker and lease not in self.leaving]
         self.leaving.update(ours[share.keeping :])
         self.moves += len(ours[share.keeping :])
@@ -37,7 +37,7 @@ class Leaseholders:
 
     def kill(self, worker: int) -> None:
         self.live.discard(worker)
-        self.settled.discard(worker)
+        self.established.discard(worker)
         for lease, holder in self.holder.items():
             if holder == worker:
                 self.holder[lease] = None
@@ -45,7 +45,7 @@ class Leaseholders:
 
     def settle(self) -> None:
         """Have all workers stay, and look a few times, in whatever order they have."""
-        self.settled.update(self.live)
+        self.established.update(self.live)
         for _ in range(4):
             for worker in self.live:
                 self.tick(worker)
@@ -60,7 +60,7 @@ def test_shares_add_up_and_differ_by_one_at_most(held: dict[int, int], count: in
 
 @given(
     st.integers(0, 12),
-    st.lists(st.tuples(st.sampled_from(["join", "settle", "kill", "tick"]), st.integers(0, 5)), max_size=40),
+    st.lists(st.tuples(st.sampled_from(["join", "establish", "kill", "tick"]), st.integers(0, 5)), max_size=40),
 )
 def test_whoever_comes_and_goes_it_ends_with_fair_shares_and_then_nothing_moves(
     count: int, story: list[tuple[str, int]]
@@ -72,8 +72,8 @@ def test_whoever_comes_and_goes_it_ends_with_fair_shares_and_then_nothing_moves(
             workers.live.add(worker)
         elif event == "kill":
             workers.kill(worker)
-        elif event == "settle" and worker in workers.live:
-            workers.settled.add(worker)
+        elif event == "establish" and worker in workers.live:
+            workers.established.add(worker)
         elif worker in workers.live:
             workers.tick(worker)
     workers.settle()
@@ -112,7 +112,7 @@ def test_whoever_does_not_stay_moves_nothing(count: int, others: int, passers_by
 
 
 @given(st.integers(0, 30), st.integers(1, 6))
-def test_what_a_dead_worker_held_is_taken_at_once_whoever_has_settled(count: int, others: int) -> None:
+def test_what_a_dead_worker_held_is_taken_at_once_whoever_is_established(count: int, others: int) -> None:
     workers = Leaseholders(count)
     workers.live.update(range(others))
     workers.settle()
