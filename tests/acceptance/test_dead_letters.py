@@ -103,6 +103,26 @@ def test_letters_are_discarded_by_number_or_all(run: Commands) -> None:
     none = run("dead-letters", "discard", "orders", "--all")
     assert (none.code, none.err.count("orders has no dead letters")) == (1, 1)
     assert "unknown projection" in run("dead-letters", "discard", "order", "--all").err
+    number = run.letter()
+    asked = run("dead-letters", "retry", "orders", str(number), "--timeout", "0", "--json")
+    assert json.loads(asked.out) == {"projection": "orders", "asked": [number], "applied": [], "failed": []}
+    gone = run("dead-letters", "discard", "orders", "--all", "--json")
+    assert json.loads(gone.out) == {"projection": "orders", "discarded": [number]}
+
+
+def test_steering_is_told_to_machines_too(run: Commands) -> None:
+    def steered(*words: str) -> dict[str, Any]:
+        shown = run(*words, "orders", "--json")
+        assert shown.code == 0
+        (found,) = json.loads(shown.out)["projections"]
+        assert (found.pop("name"), found.pop("position")) == ("orders", 0)
+        return dict(found)
+
+    assert steered("pause") == {"is_changed": True, "status_before": None}
+    assert steered("pause") == {"is_changed": False, "status_before": "paused"}
+    assert steered("resume") == {"is_changed": True, "status_before": "paused"}
+    assert steered("rebuild", "--cancel") == {"is_changed": False, "status_before": "running"}
+    assert run("rebuild", "orders", "--json", "--wait").code == 2
 
 
 def test_a_retry_waits_for_the_daemons_answer(run: Commands, database: Database) -> None:
@@ -128,10 +148,12 @@ def test_a_retry_waits_for_the_daemons_answer(run: Commands, database: Database)
     daemon = threading.Thread(target=answer)
     daemon.start()
     began = time.monotonic()
-    answered = run("dead-letters", "retry", "orders", "--all")
+    answered = run("dead-letters", "retry", "orders", "--all", "--json")
     daemon.join()
     assert time.monotonic() - began < 20
-    assert (answered.code, answered.out) == (1, f"applied the letter of event {first} to orders\n")
+    assert answered.code == 1
+    outcome = json.loads(answered.out)
+    assert (outcome["applied"], outcome["failed"]) == ([first], [{"sequence_number": second, "error": "KeyError: n"}])
     assert f"event {second} failed again: KeyError: n" in answered.err
 
 

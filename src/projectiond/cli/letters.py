@@ -30,6 +30,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A projection's name."
 Numbers = Annotated[
     list[int] | None, typer.Argument(metavar="SEQUENCE", min=1, help="Sequence numbers of events, as list shows them.")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="For machines: one JSON object.")]
 All = Annotated[bool, typer.Option("--all", help="All letters of the projection.")]
 
 group = typer.Typer(no_args_is_help=True, help="Show, retry or discard events that a projection could not apply.")
@@ -123,6 +124,7 @@ def retry_letters(
     timeout: Annotated[
         float, typer.Option("--timeout", metavar="S", min=0, max=86_400, help="Wait for the outcome; 0: only ask.")
     ] = 30.0,
+    as_json: AsJson = False,
 ) -> None:
     """Have the daemon apply dead letters again, each once.
 
@@ -151,13 +153,18 @@ def retry_letters(
         elif row is not None and row.status == "paused":
             say(f'{name} is paused; the letters are tried when it goes on ("projectiond resume {name}")')
         elif timeout > 0:
-            _await_outcome(db, name, asked, timeout)
+            _await_outcome(db, name, asked, timeout, as_json=as_json)
             return
-    tell(f"asked for {_count(asked)} to be tried again")
+    if as_json:
+        _tell_outcome(name, asked, [], [])
+    else:
+        tell(f"asked for {_count(asked)} to be tried again")
 
 
 @group.command("discard")
-def discard_letters(context: typer.Context, name: Name, sequences: Numbers = None, *, every: All = False) -> None:
+def discard_letters(
+    context: typer.Context, name: Name, sequences: Numbers = None, *, every: All = False, as_json: AsJson = False
+) -> None:
     """Delete dead letters: the projection goes without these events.
 
     The events stay in the store, and a rebuild meets them again.
@@ -174,7 +181,10 @@ def discard_letters(context: typer.Context, name: Name, sequences: Numbers = Non
     if not gone:
         raise _missing(name, numbers)
     _say_missing(name, numbers, gone)
-    tell(f"discarded {_count(gone)} of {name}")
+    if as_json:
+        tell(json.dumps({"projection": name, "discarded": list(gone)}, indent=2))
+    else:
+        tell(f"discarded {_count(gone)} of {name}")
 
 
 def _chosen(sequences: Sequence[int] | None, *, every: bool) -> Sequence[int] | None:
@@ -183,7 +193,7 @@ def _chosen(sequences: Sequence[int] | None, *, every: bool) -> Sequence[int] | 
     return sequences or None
 
 
-def _await_outcome(db: Connection, name: str, asked: Sequence[int], timeout_seconds: float) -> None:
+def _await_outcome(db: Connection, name: str, asked: Sequence[int], timeout_seconds: float, *, as_json: bool) -> None:
     deadline = time.monotonic() + timeout_seconds
     while True:
         left = dead_letters.read_letters(db, name, asked, most=len(asked))
@@ -197,12 +207,25 @@ def _await_outcome(db: Connection, name: str, asked: Sequence[int], timeout_seco
             )
         time.sleep(LOOK_SECONDS)
     kept = {letter.sequence_number for letter in left}
-    if applied := [number for number in asked if number not in kept]:
+    applied = [number for number in asked if number not in kept]
+    if as_json:
+        _tell_outcome(name, asked, applied, left)
+    elif applied:
         tell(f"applied {_count(applied)} to {name}")
     if left:
         raise ProjectiondError(
             "\n".join(f"event {letter.sequence_number} failed again: {letter.error}" for letter in left)
         )
+
+
+def _tell_outcome(name: str, asked: Sequence[int], applied: Sequence[int], failed: Sequence[DeadLetter]) -> None:
+    shape = {
+        "projection": name,
+        "asked": list(asked),
+        "applied": list(applied),
+        "failed": [{"sequence_number": letter.sequence_number, "error": letter.error} for letter in failed],
+    }
+    tell(json.dumps(shape, indent=2))
 
 
 def _missing(name: str, numbers: Collection[int] | None) -> ConfigurationError:

@@ -3,6 +3,8 @@
 All names are checked before any is changed, so a typing error changes nothing.
 """
 
+import json
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 import typer
@@ -14,10 +16,12 @@ from projectiond.cli.output import tell
 from projectiond.cli.target import Options, find_target, say
 from projectiond.cli.waiting import watch_rebuilds
 from projectiond.database import Connection
+from projectiond.definition import Definition
 from projectiond.errors import ConfigurationError
 from projectiond.overview import count_live_workers
 
 Names = Annotated[list[str], typer.Argument(metavar="NAME", help="Names of projections.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For machines: one JSON object.")]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -26,7 +30,7 @@ def add_commands(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def pause(context: typer.Context, names: Names) -> None:
+def pause(context: typer.Context, names: Names, *, as_json: AsJson = False) -> None:
     """Pause projections: once this returns, none of their batches commits any more.
 
     The events that arrive meanwhile wait in the store. A rebuild that has not begun yet is dropped by it; one that is
@@ -39,11 +43,14 @@ def pause(context: typer.Context, names: Names) -> None:
     """
     target = find_target(context.obj)
     with target.connect("pause") as db:
-        for name in find_names(db, target.settings, names):
-            tell(_sentence_of_pause(name, steering.pause(db, name)))
+        steered = {name: steering.pause(db, name) for name in find_names(db, target.settings, names)}
+    if as_json:
+        _tell_as_object(steered)
+    else:
+        tell(*(_sentence_of_pause(name, what) for name, what in steered.items()))
 
 
-def resume(context: typer.Context, names: Names) -> None:
+def resume(context: typer.Context, names: Names, *, as_json: AsJson = False) -> None:
     """Let paused projections go on where they stopped, also after an error.
 
     The error message is cleared, and the event that failed is tried again, by the code that the daemon loaded at its
@@ -56,12 +63,16 @@ def resume(context: typer.Context, names: Names) -> None:
     """
     target = find_target(context.obj)
     with target.connect("resume") as db:
-        for name in find_names(db, target.settings, names):
-            _say_resumed(name, steering.resume(db, name))
+        steered = {name: steering.resume(db, name) for name in find_names(db, target.settings, names)}
+        if as_json:
+            _tell_as_object(steered)
+        else:
+            for name, what in steered.items():
+                _say_resumed(name, what)
         _warn_without_daemon(db)
 
 
-def rebuild(
+def rebuild(  # noqa: PLR0913 - each is an option of the command
     context: typer.Context,
     names: Names,
     *,
@@ -80,6 +91,7 @@ def rebuild(
     forget: Annotated[
         bool, typer.Option("--forget", help="Drop the tables that the last rebuild has replaced.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Rebuild projections: apply every event again, from the first.
 
@@ -97,40 +109,71 @@ def rebuild(
     """
     if cancel + rollback + forget + (wait or in_place) > 1:
         raise typer.BadParameter("--cancel, --rollback and --forget go with no other option")
+    if as_json and (wait or rollback or forget):
+        raise typer.BadParameter("--json does not go with --wait, --rollback and --forget")
     options: Options = context.obj
     target = find_target(options)
     with target.connect("rebuild") as db:
         found = find_names(db, target.settings, names)
         if cancel:
-            for name in found:
-                tell(_sentence_of_cancel(name, steering.call_off(db, name)))
-            return
-        if rollback:
+            _call_off(db, found, as_json=as_json)
+        elif rollback:
             going_back.roll_back(db, found)
-            return
-        if forget:
+        elif forget:
             going_back.forget(db, found)
-            return
-        faults = [
-            f'"{name}" cannot be rebuilt: it declares no tables, so nothing could be built anew; set `tables = (...)` '
-            f"in {definition.source}"
-            for name, definition in found.items()
-            if definition is not None and not definition.tables
-        ]
-        if faults:
-            raise ConfigurationError("\n".join(faults))
-        for name, definition in found.items():
-            steered = steering.rebuild(db, name, is_in_place=in_place)
-            again = "again " if steered.before is not None and steered.before.status == "rebuilding" else ""
-            where = "in place" if in_place else "beside its live tables"
-            tell(f"rebuilding {name} {again}{where}, from the first event; it was at {steered.position}")
-            if definition is None:
-                say(f"no plugin here defines {name}: a daemon that has one will rebuild it")
-        _warn_without_daemon(db)
-        if wait:
-            watch_rebuilds(db, list(found))
         else:
-            tell('see how far it is with "projectiond status"')
+            _ask_for_rebuild(db, found, in_place=in_place, as_json=as_json)
+            if wait:
+                watch_rebuilds(db, list(found))
+            elif not as_json:
+                tell('see how far it is with "projectiond status"')
+
+
+def _call_off(db: Connection, found: Iterable[str], *, as_json: bool) -> None:
+    steered = {name: steering.call_off(db, name) for name in found}
+    if as_json:
+        _tell_as_object(steered)
+    else:
+        tell(*(_sentence_of_cancel(name, what) for name, what in steered.items()))
+
+
+def _ask_for_rebuild(db: Connection, found: Mapping[str, Definition | None], *, in_place: bool, as_json: bool) -> None:
+    faults = [
+        f'"{name}" cannot be rebuilt: it declares no tables, so nothing could be built anew; set `tables = (...)` '
+        f"in {definition.source}"
+        for name, definition in found.items()
+        if definition is not None and not definition.tables
+    ]
+    if faults:
+        raise ConfigurationError("\n".join(faults))
+    steered = {name: steering.rebuild(db, name, is_in_place=in_place) for name in found}
+    if as_json:
+        _tell_as_object(steered)
+    else:
+        tell(*(_sentence_of_rebuild(name, what, in_place=in_place) for name, what in steered.items()))
+    for name, definition in found.items():
+        if definition is None:
+            say(f"no plugin here defines {name}: a daemon that has one will rebuild it")
+    _warn_without_daemon(db)
+
+
+def _tell_as_object(steered: Mapping[str, steering.Steered]) -> None:
+    shapes = [
+        {
+            "name": name,
+            "is_changed": what.is_changed,
+            "position": what.position,
+            "status_before": None if what.before is None else what.before.status,
+        }
+        for name, what in steered.items()
+    ]
+    tell(json.dumps({"projections": shapes}, indent=2))
+
+
+def _sentence_of_rebuild(name: str, steered: steering.Steered, *, in_place: bool) -> str:
+    again = "again " if steered.before is not None and steered.before.status == "rebuilding" else ""
+    where = "in place" if in_place else "beside its live tables"
+    return f"rebuilding {name} {again}{where}, from the first event; it was at {steered.position}"
 
 
 def _sentence_of_pause(name: str, steered: steering.Steered) -> str:
