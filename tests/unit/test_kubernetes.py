@@ -17,6 +17,7 @@ import yaml
 
 from projectiond.registry import load_projections
 from projectiond.settings import Settings
+from projectiond.supervisor import SILENT_SECONDS
 
 Manifest = dict[str, Any]
 
@@ -206,6 +207,13 @@ class TestDeployment:
             "liveness": {"path": "/healthz", "port": "http"},
             "readiness": {"path": "/readyz", "port": "http"},
         }
+
+    def test_a_stuck_worker_is_left_to_the_supervisor(self, manifests: list[Manifest], deployment: Manifest) -> None:
+        (text,) = one(manifests, "ConfigMap")["data"].values()
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        probe = container["livenessProbe"]
+        patience = probe["periodSeconds"] * (probe["failureThreshold"] - 1)
+        assert patience > max(tomllib.loads(text)["handler_timeout_seconds"], SILENT_SECONDS)
 
     def test_one_replica_may_be_missing_and_no_more(self, manifests: list[Manifest], deployment: Manifest) -> None:
         assert deployment["spec"]["replicas"] > 1
