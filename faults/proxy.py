@@ -23,6 +23,9 @@ from typing import Final
 
 CHUNK: Final = 65_536
 
+# What ``database`` sets on the daemons' side and on the server's.
+GIVEN_UP_MILLISECONDS: Final = 10_000
+
 # What is under way in one direction at most; more is left in the sender's socket.
 UNDER_WAY: Final = 1 << 20
 
@@ -151,6 +154,8 @@ class Proxy:
             for end in pair:
                 end.socket.settimeout(0)
                 end.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                # As both ends have it: a connection through here is to be given up as one without a proxy would be.
+                end.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, GIVEN_UP_MILLISECONDS)
                 if self._drops_of_daemons if end.is_daemons else self._drops_of_server:
                     _lose(end.socket)
                 self._selector.register(end.socket, selectors.EVENT_READ, end)
