@@ -6,7 +6,8 @@ keeps two workers from creating the same table at the same moment.
 
 A projection does not begin at 0 on tables that hold rows already: they were filled by something whose position is not
 known, and applying every event again would count it twice.  Nor does it go on in new tables that hide the ones it has
-filled, as a role would make whose own schema comes first in the search_path: they would lack all that came before.
+filled, as a role would make whose own schema comes first in the search_path, or in place of ones that were dropped:
+they would lack all that came before.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ import psycopg.sql
 
 from projectiond import checkpoint as checkpoints
 from projectiond import sql
-from projectiond.build import record_build
+from projectiond.build import read_builds, record_build
 from projectiond.checkpoint import Checkpoint
 from projectiond.database import Connection, fetch_row
 from projectiond.definition import Definition
@@ -59,12 +60,13 @@ def prepare(db: Connection, definition: Definition, check: Callable[[Connection]
 
     Raises:
         ConfigurationError: The schema is refused by PostgreSQL, or makes tables that hide those which hold the read
-            model; a table is missing, or not as the projection needs it.
+            model, or take their place; a table is missing, or not as the projection needs it.
     """
     with db.transaction():
-        homes = _homes(db, definition)
+        homes, absent = _homes(db, definition), missing_tables(db, definition)
         apply_schema(db, definition)
         _refuse_hidden(db, definition, homes)
+        _refuse_remade(db, definition, absent)
         missing = missing_tables(db, definition)
         if missing:
             raise ConfigurationError(
@@ -170,6 +172,27 @@ def _refuse_hidden(db: Connection, definition: Definition, before: Mapping[str, 
         f"ALTER TABLE {old}.{table} SET SCHEMA {new}",
         hint="then set the status to running",
     )
+
+
+def _refuse_remade(db: Connection, definition: Definition, absent: Sequence[str]) -> None:
+    remade = [table for table in absent if _exists(db, table)]
+    kept = checkpoints.find(db, definition.name) if remade else None
+    if kept is None or kept.status == "rebuilding" or not _has_applied(db, definition.name):
+        return
+    build = read_builds(db).get(definition.name)
+    if build is None or build.difference_to(definition):
+        # A new version has more tables, which is said already.
+        return
+    raise ConfigurationError(
+        f'the read model of "{definition.name}" is gone: its `schema` would make {", ".join(remade)} anew and empty, '
+        f"although events up to {kept.position} have been applied",
+        hint=f'run "projectiond rebuild {definition.name}"; or put back what was there, then set the status to running',
+    )
+
+
+def _has_applied(db: Connection, name: str) -> bool:
+    """Say whether a projection has applied events itself, and does not just begin at a position set by hand."""
+    return bool(fetch_row(db, sql.checkpoint.HAS_APPLIED, {"name": name})[0])
 
 
 def _homes(db: Connection, definition: Definition) -> dict[str, str]:

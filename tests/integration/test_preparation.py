@@ -147,6 +147,33 @@ def test_a_row_that_was_inserted_by_hand_vouches_for_the_tables(database: Databa
         assert daemon.applied() == [-1, 4, 5]
 
 
+def test_a_table_that_was_dropped_is_not_made_anew_behind_everybodys_back(database: Database, conn: Connection) -> None:
+    numbers = append_many(conn, 5)
+    with Daemon(database, journal()) as daemon:
+        daemon.wait_until_at("journal", numbers[-1])
+    conn.execute("DROP TABLE journal")
+    numbers += append_many(conn, 5)
+    with Daemon(database, journal()) as daemon:
+        row = daemon.wait_for_status("journal", "paused")
+        assert f"journal anew and empty, although events up to {numbers[4]} have been applied" in row["error"]
+        assert value(conn, "SELECT to_regclass('journal') IS NULL")
+        daemon.rebuild_in_place("journal")
+        daemon.wait_for_status("journal", "running")
+        assert daemon.applied() == numbers
+
+
+def test_a_table_that_a_new_version_has_is_made(database: Database, conn: Connection) -> None:
+    numbers = append_many(conn, 5)
+    with Daemon(database, journal()) as daemon:
+        daemon.wait_until_at("journal", numbers[-1])
+    conn.execute("DROP TABLE journal")
+    conn.execute("UPDATE projection_builds SET fingerprint = jsonb_set(fingerprint, '{schema}', '\"another\"')")
+    numbers = append_many(conn, 5)
+    with Daemon(database, journal()) as daemon:
+        daemon.wait_until_at("journal", numbers[-1])
+        assert daemon.applied() == numbers
+
+
 def test_a_table_that_was_filled_is_not_hidden_by_an_empty_one(
     database: Database, db: databases.Connection, conn: Connection
 ) -> None:

@@ -19,6 +19,13 @@ LEFT JOIN projection_rebuilds AS rebuild USING (projection_name)
 WHERE kept.projection_name = %(name)s
 """
 
+# Parameters: name.  Rows: one (whether it has applied events; a position may have been set by hand).
+HAS_APPLIED: LiteralString = """
+SELECT events_processed > 0
+FROM projection_checkpoints
+WHERE projection_name = %(name)s
+"""
+
 # Parameters: name.  A row that is there already is left as it is: it may hold a start position set by hand.
 CREATE_CHECKPOINT: LiteralString = """
 INSERT INTO projection_checkpoints (projection_name)
