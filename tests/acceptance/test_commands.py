@@ -205,6 +205,10 @@ def test_check_names_every_fault_at_once(site: Site, db: psycopg.Connection[tupl
     (note,) = [line for line in result.out.splitlines() if line.startswith("note: ")]
     assert "deployed here has the checkpoints old_one (running at 0), older (running at 0); delete a row" in note
     assert "all is well" not in result.out
+    shown = site.run("check", "--json")
+    found = json.loads(shown.out)
+    assert (shown.code, shown.err, len(found["faults"]), len(found["notes"])) == (1, "", 3, 1)
+    assert found["ok"][0] == "settings"
 
 
 @pytest.mark.any_server
@@ -581,7 +585,11 @@ def test_wait_counts_a_number_that_was_rolled_back_as_reached(
     number = append(unlucky, "Counted", {"n": 6})
     assert number == 6
     with site.daemon():
-        assert site.run("wait", "counter", "--timeout", "30").code == 0
+        assert json.loads(site.run("wait", "counter", "--timeout", "30", "--json").out) == {
+            "projection": "counter",
+            "position": 5,
+            "upto": 5,
+        }
         assert site.run("wait", "counter", "--sequence", "6", "--timeout", "0.5").code == 3
         with site.started("wait", "counter", "--sequence", "6", "--timeout", "30") as waiting:
             unlucky.rollback()
@@ -605,6 +613,12 @@ def test_catchup_applies_everything_and_leaves_out_what_an_operator_paused(
     assert result.code == 0
     assert "counter is at 200: it has everything up to 200" in result.out
     assert "left out tableless: an operator has paused it at 0" in result.out
+    again = json.loads(site.run("catchup", "--json").out)
+    assert (again["upto"], again["is_over"]) == (200, True)
+    assert [(row["name"], row["position"], row["status"]) for row in again["projections"]] == [
+        ("counter", 200, "running"),
+        ("tableless", 0, "paused"),
+    ]
     assert value(db, "SELECT count(*) FROM counter") == 200
     assert value(db, "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'projectiond/%%'") == 0
 

@@ -78,6 +78,14 @@ def test_materialize_makes_the_tables_as_they_were(projectiond: Command, databas
     before = projectiond("materialize", "tally", "--schema", "before", "--at", "2001-01-01")
     assert before.code == 0
     assert "as of sequence number 0, the last event up to 2001-01-01T00:00:00+00:00" in before.out
+    told = projectiond("materialize", "tally", "--schema", "again", "--upto", "30", "--json")
+    assert json.loads(told.out) == {
+        "projection": "tally",
+        "schema": "again",
+        "upto": 30,
+        "at": None,
+        "tables": ["tally"],
+    }
     again = projectiond("materialize", "tally", "--schema", "then", "--upto", "30")
     assert again.code == 1
     assert 'the schema "then" is in use' in again.err

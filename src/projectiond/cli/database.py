@@ -1,6 +1,9 @@
 """The commands ``init`` and ``check``: bring a database up to what the daemon needs, and see whether all is well."""
 
+import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
 
 import psycopg
 import typer
@@ -54,49 +57,81 @@ def init(context: typer.Context) -> None:
     tell(f"{target} is up to date" + ("" if changes else ", there was nothing to do"))
 
 
-def check(context: typer.Context) -> None:
+@dataclass(slots=True)
+class _Findings:
+    """What a check has found so far; what is well is told at once, unless machines want all of it at the end."""
+
+    is_told: bool
+    well: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    def note_well(self, what: str) -> None:
+        """Note what is as it should be."""
+        self.well.append(what)
+        if self.is_told:
+            tell(f"ok: {what}")
+
+    def note(self, sentence: str) -> None:
+        """Note what is no fault, and yet may not be meant."""
+        self.notes.append(sentence)
+        if self.is_told:
+            tell(f"note: {sentence}")
+
+
+def check(
+    context: typer.Context,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines: one JSON object, faults included.")] = False,
+) -> None:
     """Look at everything the daemon depends on, and name all that is wrong at once.
 
     Settings, the database and its schema, privileges, plugins (with file and line), each projection's own schema, the
     columns of a RowProjection and the statements of a SqlProjection (tried in a transaction that is rolled back), and
-    checkpoints that cannot be true. Nothing is changed. What is well goes to stdout, what is wrong to stderr.
+    checkpoints that cannot be true. Nothing is changed. What is well goes to stdout, what is wrong to stderr; with
+    --json it is one object on stdout.
 
     Example: projectiond check --config config/production.toml && systemctl restart projectiond
 
     Exit codes: 0 all is well, 1 faults were found, a line for each.
     """
     target = find_target(context.obj)
-    tell("ok: settings")
+    findings = _Findings(is_told=not as_json)
+    findings.note_well("settings")
     registry = load_plugins(target.settings)
-    faults = [str(fault) for fault in registry.faults]
+    findings.faults += [str(fault) for fault in registry.faults]
     if registry.definitions:
-        tell(f"ok: projections {', '.join(definition.name for definition in registry.definitions)}")
-    elif not faults:
-        faults.append('there are no projections; "projectiond new NAME" writes a first one')
+        findings.note_well(f"projections {', '.join(definition.name for definition in registry.definitions)}")
+    elif not findings.faults:
+        findings.faults.append('there are no projections; "projectiond new NAME" writes a first one')
     try:
         with target.connect("check") as db:
-            faults += _check_database(db, target, registry.definitions)
+            _check_database(db, target, registry.definitions, findings)
     except (ConfigurationError, DatabaseUnavailableError) as error:
-        faults.append(str(error))
-    if faults:
-        raise ConfigurationError("\n".join(faults))
+        findings.faults.append(str(error))
+    if as_json:
+        tell(json.dumps({"ok": findings.well, "notes": findings.notes, "faults": findings.faults}, indent=2))
+        raise typer.Exit(1 if findings.faults else 0)
+    if findings.faults:
+        raise ConfigurationError("\n".join(findings.faults))
     tell("all is well")
 
 
-def _check_database(db: Connection, target: Target, definitions: Sequence[Definition]) -> list[str]:
-    tell(f"ok: {target}, PostgreSQL {db.info.server_version // 10000}.{db.info.server_version % 10000}")
+def _check_database(db: Connection, target: Target, definitions: Sequence[Definition], findings: _Findings) -> None:
+    findings.note_well(f"{target}, PostgreSQL {db.info.server_version // 10000}.{db.info.server_version % 10000}")
     faults = inspect_schema(db, needs_doorbell=target.settings.wakeup == "notify")
     if faults:
-        return faults  # what stands on it cannot be looked at
-    tell("ok: schema and privileges")
+        findings.faults += faults
+        return  # what stands on it cannot be looked at
+    findings.note_well("schema and privileges")
     for definition in definitions:
         trouble = _try_out(db, definition)
-        faults += trouble
+        findings.faults += trouble
         if not trouble:
-            tell(f"ok: schema of {definition.name}")
-    faults += _check_checkpoints(db)
-    tell(*(f"note: {note}" for note in _notes(db, target, definitions)))
-    return faults
+            findings.note_well(f"schema of {definition.name}")
+    _check_checkpoints(db, findings)
+    for note in _notes(db, target, definitions):
+        findings.note(note)
 
 
 def _try_out(db: Connection, definition: Definition) -> list[str]:
@@ -117,18 +152,16 @@ def _try_out(db: Connection, definition: Definition) -> list[str]:
     return []
 
 
-def _check_checkpoints(db: Connection) -> list[str]:
+def _check_checkpoints(db: Connection, findings: _Findings) -> None:
     end = read_store_end(db)
-    faults = []
     for name, position, _ in db.execute(sql.checkpoint.READ_STATUSES):
         if position > end:
-            faults.append(
+            findings.faults.append(
                 f'the checkpoint of "{name}" is {position}, beyond the end of the event store at {end}: the store was '
                 f'restored from a backup or truncated; run "projectiond rebuild {name}"'
             )
     (largest,) = fetch_row(db, sql.highwater.STORE_HEAD)
-    tell(f"ok: the event store ends at {largest}")
-    return faults
+    findings.note_well(f"the event store ends at {largest}")
 
 
 def _sentence_of_privilege(db: Connection, error: psycopg.Error) -> str:

@@ -4,10 +4,11 @@ The supervisor asks a few times a second whether it is over.  All of it happens 
 takes its signals there.
 """
 
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import psycopg
 import typer
@@ -34,7 +35,11 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(catchup)
 
 
-def catchup(context: typer.Context) -> None:
+def catchup(
+    context: typer.Context,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines: one JSON object at the end.")] = False,
+) -> None:
     """Apply everything to the current end of the store, then exit.
 
     For cron jobs, migrations and CI: runs the daemon in this process until every projection has the events that
@@ -66,7 +71,7 @@ def catchup(context: typer.Context) -> None:
     logs.configure_logging(settings.log_format, settings.log_level, stream=sys.stderr)
     with pursuit.progress:
         code = Supervisor(settings, until=pursuit.is_over).run()
-    pursuit.conclude()
+    pursuit.conclude(as_json=as_json)
     if registry.faults:
         raise ConfigurationError("some plugins could not be loaded, so their projections are not caught up")
     raise typer.Exit(code)
@@ -99,14 +104,15 @@ class _Pursuit:
             self._db.close()
         self._db = None
 
-    def conclude(self) -> None:
+    def conclude(self, *, as_json: bool) -> None:
         """Say what came of it.
 
         Raises:
             ProjectiondError: Something is not caught up.
         """
         self.close()
-        failures = []
+        failures: list[str] = []
+        told: list[str] = []
         for name, now in self._rows.items():
             if now is not None and has_stopped(now):
                 failures.append(stopped_sentence(now))
@@ -114,13 +120,22 @@ class _Pursuit:
                 if now.error_message:
                     failures.append(paused_sentence(name, now))
                 else:
-                    tell(f"left out {name}: an operator has paused it at {now.position}")
+                    told.append(f"left out {name}: an operator has paused it at {now.position}")
             elif now is not None and self._is_over:
-                tell(f"{name} is at {now.position}: it has everything up to {self._upto}")
+                told.append(f"{name} is at {now.position}: it has everything up to {self._upto}")
+        tell(*([json.dumps(self._as_object(), indent=2)] if as_json else told))
         if not self._is_over:
             failures.append("ended before everything was applied; run it again, it goes on where it stopped")
         if failures:
             raise ProjectiondError("\n".join(failures))
+
+    def _as_object(self) -> Mapping[str, object]:
+        rows = [
+            {"name": name, "position": now.position, "status": now.status, "error_message": now.error_message}
+            for name, now in self._rows.items()
+            if now is not None
+        ]
+        return {"upto": self._upto, "is_over": self._is_over, "projections": rows}
 
     def _look(self) -> bool:
         db = self._db = self._db or self._target.connect("catchup")

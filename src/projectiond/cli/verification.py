@@ -83,6 +83,7 @@ def materialize(
         str | None,
         typer.Option("--at", metavar="TIMESTAMP", help="As of this time, as in 2026-03-31T12:00+02:00; else UTC."),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines: one JSON object.")] = False,
 ) -> None:
     """Make a read model as it was, in a schema of its own.
 
@@ -112,6 +113,11 @@ def materialize(
             statement_timeout_seconds=target.settings.statement_timeout_seconds,
             tell=lambda position, end: _show_progress(progress, name, position, end),
         ).run(schema, upto)
+    if as_json:
+        at = None if moment is None else moment.isoformat()
+        made = {"projection": name, "schema": schema, "upto": upto, "at": at, "tables": list(definition.tables)}
+        tell(json.dumps(made, indent=2))
+        return
     when = "" if moment is None else f", the last event up to {moment.isoformat()}"
     tell(f'{name} as of sequence number {upto:,}{when}: in the schema "{printable(schema)}"')
     tell(*(f"  {printable(schema)}.{table}" for table in definition.tables))

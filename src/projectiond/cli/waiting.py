@@ -3,6 +3,7 @@
 Both follow projections until they have arrived somewhere, and show how far they are.
 """
 
+import json
 import time
 from collections.abc import Sequence
 from typing import Annotated, Final
@@ -43,6 +44,8 @@ def wait(
     timeout: Annotated[
         float | None, typer.Option(min=0, metavar="S", help="Give up after so many seconds; else never.")
     ] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines: one JSON object.")] = False,
 ) -> None:
     """Wait until a projection has everything up to a sequence number.
 
@@ -60,7 +63,10 @@ def wait(
         upto = read_head(db) if sequence is None else sequence
         _warn_without_daemon(db)
         checkpoint = _follow(db, name, Arrival(upto), timeout_seconds=timeout)
-    tell(f"{name} is at {checkpoint.position}: it has everything up to {upto}")
+    if as_json:
+        tell(json.dumps({"projection": name, "position": checkpoint.position, "upto": upto}))
+    else:
+        tell(f"{name} is at {checkpoint.position}: it has everything up to {upto}")
 
 
 def watch_rebuilds(db: Connection, names: Sequence[str]) -> None:
