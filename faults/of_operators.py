@@ -10,9 +10,9 @@ from faults.expected import READ_MODELS
 from faults.kinds import kind
 from faults.scene import Scene
 from faults.server import DATABASE
-from projectiond import steering
-from projectiond.database import connect
 from projectiond.errors import DatabaseUnavailableError
+from projectiond.operating import steering
+from projectiond.postgres.database import connect
 
 _REBUILT: Final = sorted(name for name, model in READ_MODELS.items() if model.is_rebuilt)
 

@@ -3,7 +3,6 @@
 This package root is what authors of projections import from; nothing else is public to them.
 """
 
-from projectiond.database import Connection
 from projectiond.errors import (
     AppendRefusedError,
     ConcurrencyError,
@@ -20,6 +19,7 @@ from projectiond.errors import (
     WaitTimeoutError,
 )
 from projectiond.event import Event
+from projectiond.postgres.database import Connection
 from projectiond.projection import (
     DELETE,
     BatchProjection,

@@ -26,9 +26,9 @@ import psycopg.sql
 from psycopg.pq import TransactionStatus
 
 from projectiond import sql
-from projectiond.database import Connection
 from projectiond.errors import ConfigurationError, ConflictError, TransactionControlError
 from projectiond.failure import printable
+from projectiond.postgres.database import Connection
 
 Status = Literal["running", "paused", "rebuilding"]
 

@@ -17,15 +17,15 @@ from typing import Final
 import psycopg
 
 from projectiond import logs, sql
-from projectiond.child import Child
-from projectiond.database import connect
 from projectiond.errors import DatabaseUnavailableError
 from projectiond.failure import printable
+from projectiond.postgres.database import connect
+from projectiond.processes.child import Child
+from projectiond.processes.recorder import InHand
+from projectiond.processes.suspicion import Suspicion
+from projectiond.processes.wire import Briefing
 from projectiond.rebuild.marker import RETRYING, note_failure
-from projectiond.recorder import InHand
 from projectiond.settings import Settings
-from projectiond.suspicion import Suspicion
-from projectiond.wire import Briefing
 
 # What a builder ends with: see rebuild.process.
 EXIT_DONE: Final = 0

@@ -23,7 +23,7 @@ from projectiond.event import Event
 
 if TYPE_CHECKING:
     # Only named here: projections are found, and checked, where there is no database.
-    from projectiond.database import Connection
+    from projectiond.postgres.database import Connection
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -27,17 +27,17 @@ from psycopg import conninfo
 
 from projectiond import checkpoint as checkpoints
 from projectiond import logs, sql, systemd
-from projectiond.child import Child
-from projectiond.counters import ProjectionNumbers, Wakeup
-from projectiond.database import CONNECT_TIMEOUT_SECONDS, connect
 from projectiond.errors import ConfigurationError, DatabaseUnavailableError
 from projectiond.foreman import Foreman
 from projectiond.http.crew import Builder, Crew, Member, add_numbers
-from projectiond.isolation import MENDED
-from projectiond.recorder import InHand
+from projectiond.postgres.database import CONNECT_TIMEOUT_SECONDS, connect
+from projectiond.processes.child import Child
+from projectiond.processes.counters import ProjectionNumbers, Wakeup
+from projectiond.processes.recorder import InHand
+from projectiond.processes.suspicion import Suspicion, Verdict
+from projectiond.processes.wire import Briefing, Care
+from projectiond.running.isolation import MENDED
 from projectiond.settings import Settings
-from projectiond.suspicion import Suspicion, Verdict
-from projectiond.wire import Briefing, Care
 
 if TYPE_CHECKING:
     from projectiond.http.server import HttpServer

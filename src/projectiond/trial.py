@@ -24,20 +24,20 @@ import psycopg
 import psycopg.sql
 
 from projectiond import sql
-from projectiond.database import Connection, fetch_row
-from projectiond.definition import Definition, Handler
 from projectiond.errors import ConfigurationError, ProjectiondError, UnreadableEventError
 from projectiond.event import Event
 from projectiond.failure import describe, is_transient, printable
 from projectiond.kinds import make_kind
 from projectiond.kinds.kind import AuthorCode, Kind
 from projectiond.kinds.relation import InSql, RangeReader
-from projectiond.preparation import apply_schema_beside, missing_tables
+from projectiond.plugins.definition import Definition, Handler
+from projectiond.postgres.database import Connection, fetch_row
+from projectiond.processes.recorder import nowhere
 from projectiond.projection import Projection, RowProjection, SqlProjection
-from projectiond.reader import Batch, EventReader, Reader
 from projectiond.rebuild import statements
 from projectiond.rebuild.space import find_strays, path_of
-from projectiond.recorder import nowhere
+from projectiond.running.preparation import apply_schema_beside, missing_tables
+from projectiond.stream.reader import Batch, EventReader, Reader
 
 # What is read and applied at once; of a projection whose events stay on the server, sequence numbers.
 BATCH_SIZE: Final = 500

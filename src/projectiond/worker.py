@@ -27,25 +27,25 @@ from typing import Final
 import psycopg
 
 from projectiond import __version__, logs, sql
-from projectiond.change import meet_tables
-from projectiond.database import Connection, check_server, connect, open_pool
-from projectiond.definition import Definition
+from projectiond.builds.change import meet_tables
 from projectiond.errors import ConfigurationError, DatabaseUnavailableError
 from projectiond.failure import describe
-from projectiond.lane import Lane
-from projectiond.lease import Leases
-from projectiond.limits import resolve_limits
-from projectiond.orphan import end_in_time
-from projectiond.prints import LinesToLog
+from projectiond.leases.lease import Leases
+from projectiond.leases.roster import enter_worker, note_held
+from projectiond.plugins.definition import Definition
+from projectiond.plugins.limits import resolve_limits
+from projectiond.plugins.registry import load_projections
+from projectiond.postgres.database import Connection, check_server, connect, open_pool
+from projectiond.processes.orphan import end_in_time
+from projectiond.processes.prints import LinesToLog
+from projectiond.processes.recorder import Recorder
+from projectiond.processes.wire import Briefing, Care
 from projectiond.rebuild.space import drop_orphan_of
-from projectiond.recorder import Recorder
-from projectiond.registry import load_projections
-from projectiond.roster import enter_worker, note_held
-from projectiond.runner import Runner
+from projectiond.running.lane import Lane
+from projectiond.running.runner import Runner
+from projectiond.running.surroundings import Surroundings
 from projectiond.settings import Settings
-from projectiond.surroundings import Surroundings
-from projectiond.watcher import Watcher
-from projectiond.wire import Briefing, Care
+from projectiond.stream.watcher import Watcher
 
 TICK_SECONDS: Final = 1.0
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from projectiond.lease import lease_key
+from projectiond.leases.lease import lease_key
 from tests.support.events import append
 from tests.support.postgres import Database
 from tests.support.process import DaemonProcess

@@ -2,8 +2,8 @@
 
 import pytest
 
-from projectiond.database import Connection, fetch_row
 from projectiond.event import Event
+from projectiond.postgres.database import Connection, fetch_row
 from tests.support.daemon import Daemon, Stage, journal
 from tests.support.events import append, append_many
 from tests.support.postgres import Database, LocalServer

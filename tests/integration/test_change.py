@@ -5,17 +5,18 @@ from typing import Any
 
 import pytest
 
-from projectiond import database as databases
-from projectiond import logs, report
-from projectiond.build import Build, read_builds, record_build
-from projectiond.change import meet_tables
-from projectiond.database import Connection
-from projectiond.definition import Definition
+from projectiond import logs
+from projectiond.builds.build import Build, read_builds, record_build
+from projectiond.builds.change import meet_tables
 from projectiond.event import Event
-from projectiond.limits import resolve_limits
-from projectiond.preparation import enroll
+from projectiond.plugins.definition import Definition
+from projectiond.plugins.limits import resolve_limits
+from projectiond.plugins.registry import define
+from projectiond.postgres import database as databases
+from projectiond.postgres.database import Connection
 from projectiond.projection import Projection, handles
-from projectiond.registry import define
+from projectiond.running import report
+from projectiond.running.preparation import enroll
 from projectiond.settings import Settings
 from tests.support.daemon import Daemon, Log, captured_log
 from tests.support.events import append_many

@@ -8,10 +8,10 @@ from psycopg import errors
 from psycopg.pq import TransactionStatus
 
 from projectiond import checkpoint as checkpoints
-from projectiond import database as databases
-from projectiond import steering
 from projectiond.checkpoint import Checkpoint
 from projectiond.errors import ConfigurationError, ConflictError, TransactionControlError
+from projectiond.operating import steering
+from projectiond.postgres import database as databases
 from tests.support.postgres import Database
 from tests.support.queries import Connection, value
 

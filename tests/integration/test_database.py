@@ -9,9 +9,9 @@ import pytest
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from projectiond import database as databases
-from projectiond.database import Connection, check_server, connect, describe_target, fetch_row
 from projectiond.errors import ConfigurationError, DatabaseUnavailableError, TransactionControlError
+from projectiond.postgres import database as databases
+from projectiond.postgres.database import Connection, check_server, connect, describe_target, fetch_row
 from tests.support.postgres import Database, LocalServer
 from tests.support.queries import value
 from tests.support.waiting import eventually

@@ -6,11 +6,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from projectiond import dead_letters, logs, sql
-from projectiond.database import Connection, connect
+from projectiond import logs, sql
 from projectiond.event import Event
+from projectiond.operating import dead_letters
+from projectiond.postgres.database import Connection, connect
 from projectiond.projection import BaseProjection
-from projectiond.stepper import Outcome
+from projectiond.running.stepper import Outcome
 from tests.support.daemon import Daemon, Stage, journal
 from tests.support.events import append, append_many
 from tests.support.journals import KINDS, journal_of

@@ -9,10 +9,10 @@ from typing import LiteralString
 import psycopg
 import pytest
 
-from projectiond import database as databases
-from projectiond.direct import Direct
-from projectiond.doorbell import Doorbell
-from projectiond.recent import event_cursor
+from projectiond.postgres import database as databases
+from projectiond.postgres.direct import Direct
+from projectiond.stream.doorbell import Doorbell
+from projectiond.stream.recent import event_cursor
 from tests.support.postgres import Database
 from tests.support.queries import Connection
 

@@ -10,10 +10,10 @@ import psycopg
 import pytest
 
 from projectiond.cli.scaffold import Kind, read_template
-from projectiond.database import Connection
-from projectiond.definition import Definition
-from projectiond.preparation import try_out
-from projectiond.registry import load_projections
+from projectiond.plugins.definition import Definition
+from projectiond.plugins.registry import load_projections
+from projectiond.postgres.database import Connection
+from projectiond.running.preparation import try_out
 from tests.support.daemon import Daemon
 from tests.support.events import append
 from tests.support.postgres import Database

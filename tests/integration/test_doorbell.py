@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from projectiond import database as databases
 from projectiond import sql
-from projectiond.doorbell import Arming, Doorbell
+from projectiond.postgres import database as databases
+from projectiond.stream.doorbell import Arming, Doorbell
 from tests.support.events import append
 from tests.support.postgres import Database
 from tests.support.queries import Connection, heard

@@ -13,9 +13,9 @@ import pytest
 from psycopg.pq import TransactionStatus
 from psycopg_pool import ConnectionPool
 
-from projectiond.database import connect
 from projectiond.errors import ConcurrencyError, ConfigurationError, EventDataError
 from projectiond.eventstore import ANY_VERSION, Append, AsyncEventStore, EventStore, NewEvent
+from projectiond.postgres.database import connect
 from tests.support.events import append
 from tests.support.eventstores import Order
 from tests.support.postgres import Database, Server, fresh_database

@@ -24,12 +24,12 @@ from psycopg.sql import SQL, Identifier
 from psycopg.types.enum import EnumInfo, register_enum
 from psycopg.types.json import Json, Jsonb
 
-from projectiond import express
-from projectiond.connection import Connection
-from projectiond.cursor import IS_LAZY, Cursor
-from projectiond.database import connect
 from projectiond.errors import PoisonError, TransactionControlError
-from projectiond.statements import MOST_PLANS
+from projectiond.postgres import express
+from projectiond.postgres.connection import Connection
+from projectiond.postgres.cursor import IS_LAZY, Cursor
+from projectiond.postgres.database import connect
+from projectiond.postgres.statements import MOST_PLANS
 from tests.support.postgres import Database, Server, fresh_database
 from tests.support.queries import value
 from tests.support.waiting import eventually

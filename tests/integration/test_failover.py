@@ -12,8 +12,8 @@ import psycopg
 import pytest
 
 from projectiond import logs
-from projectiond.database import Connection
 from projectiond.event import Event
+from projectiond.postgres.database import Connection
 from projectiond.projection import Projection, handles
 from tests.support.daemon import Daemon, journal
 from tests.support.events import append, append_many

@@ -14,8 +14,8 @@ import psycopg
 import pytest
 
 from projectiond import logs
-from projectiond.database import Connection
 from projectiond.event import Event
+from projectiond.postgres.database import Connection
 from projectiond.projection import SqlProjection
 from tests.support import journals
 from tests.support.daemon import Daemon, Stage

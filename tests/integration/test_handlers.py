@@ -3,8 +3,8 @@
 import psycopg
 import pytest
 
-from projectiond.database import Connection
 from projectiond.event import Event
+from projectiond.postgres.database import Connection
 from tests.support.daemon import Daemon, journal
 from tests.support.events import append, append_many
 from tests.support.postgres import Database

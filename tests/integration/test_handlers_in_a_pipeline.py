@@ -16,8 +16,8 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row, tuple_row
 from psycopg.types.json import Jsonb
 
-from projectiond import express
-from projectiond.database import Connection, connect
+from projectiond.postgres import express
+from projectiond.postgres.database import Connection, connect
 from tests.support.postgres import Database
 
 pytestmark = pytest.mark.integration

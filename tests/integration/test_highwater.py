@@ -10,9 +10,10 @@ from typing import Any, LiteralString, Protocol
 import psycopg
 import pytest
 
-from projectiond import database as databases
-from projectiond import highwater, sql
-from projectiond.highwater import HighWaterMark, Sighting, describe_holders, keep_proven_mark, read_store_end
+from projectiond import sql
+from projectiond.postgres import database as databases
+from projectiond.stream import highwater
+from projectiond.stream.highwater import HighWaterMark, Sighting, describe_holders, keep_proven_mark, read_store_end
 from tests.support.events import append, append_many
 from tests.support.postgres import Database, LocalServer, fresh_database
 from tests.support.queries import Connection, value

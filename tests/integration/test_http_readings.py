@@ -11,8 +11,6 @@ from psycopg import sql
 from pydantic import SecretStr
 
 from projectiond import sql as statement_texts
-from projectiond import waiting
-from projectiond.database import Connection
 from projectiond.errors import (
     ConfigurationError,
     DatabaseUnavailableError,
@@ -25,7 +23,9 @@ from projectiond.http import waiters as waiters_module
 from projectiond.http.crew import Crew
 from projectiond.http.readings import CACHE_SECONDS, Reading, Readings
 from projectiond.http.waiters import Outcome, TooManyWaitersError, Waiters
+from projectiond.postgres.database import Connection
 from projectiond.settings import Settings
+from projectiond.waiting import wait as waiting
 from tests.support.events import append
 from tests.support.postgres import Database
 from tests.support.waiting import eventually

@@ -15,10 +15,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from projectiond import database as databases
-from projectiond import highwater, sql, steering
-from projectiond.database import Connection
-from projectiond.highwater import HighWaterMark, keep_proven_mark
+from projectiond import sql
+from projectiond.operating import steering
+from projectiond.postgres import database as databases
+from projectiond.postgres.database import Connection
+from projectiond.stream import highwater
+from projectiond.stream.highwater import HighWaterMark, keep_proven_mark
 from tests.support.daemon import Stage, journal
 from tests.support.events import append
 from tests.support.postgres import Database

@@ -12,8 +12,8 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from projectiond import logs
-from projectiond.database import Connection
 from projectiond.event import Event
+from projectiond.postgres.database import Connection
 from projectiond.projection import BaseProjection, Projection, handles
 from tests.support.daemon import Daemon, Effect, journal
 from tests.support.events import append, append_many

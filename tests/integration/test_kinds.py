@@ -6,12 +6,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from projectiond import logs, reader
-from projectiond.database import Connection
+from projectiond import logs
 from projectiond.errors import ConfigurationError
 from projectiond.event import Event
+from projectiond.postgres.database import Connection
 from projectiond.projection import BatchProjection, Projection, handles
-from projectiond.stepper import Outcome
+from projectiond.running.stepper import Outcome
+from projectiond.stream import reader
 from tests.support.daemon import Daemon, Stage
 from tests.support.events import append, append_many
 from tests.support.journals import KINDS, Effect, Journal, journal_of

@@ -8,10 +8,10 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from projectiond import lane
-from projectiond.database import Connection
 from projectiond.event import Event
+from projectiond.postgres.database import Connection
 from projectiond.projection import BaseProjection
+from projectiond.running import lane
 from tests.support.daemon import Daemon, Effect, journal
 from tests.support.events import append
 from tests.support.postgres import Database

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from projectiond import database as databases
-from projectiond import lease, logs, sql, worker
-from projectiond.fair_share import Shares
-from projectiond.lease import Leases, lease_key
+from projectiond import logs, sql, worker
+from projectiond.leases import lease
+from projectiond.leases.fair_share import Shares
+from projectiond.leases.lease import Leases, lease_key
+from projectiond.postgres import database as databases
 from tests.support.daemon import Daemon, journal
 from tests.support.events import append
 from tests.support.postgres import Database, LocalServer

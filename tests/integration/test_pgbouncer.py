@@ -19,7 +19,7 @@ from examples.sqlalchemy_app.concert import SoldOutError
 from examples.sqlalchemy_app.models import Base
 from projectiond.errors import ConcurrencyError
 from projectiond.eventstore import AsyncEventStore, EventStore, NewEvent
-from projectiond.waiting import wait_for
+from projectiond.waiting.wait import wait_for
 from tests.support.eventstores import Order, OrderPlaced, registry
 from tests.support.pgbouncer import knows_prepared_statements, needs_pgbouncer, running_pgbouncer
 from tests.support.postgres import Database

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from projectiond import plan as plans
-from projectiond.build import note_rate
+from projectiond.builds import plan as plans
+from projectiond.builds.build import note_rate
 from projectiond.cli.application import main
-from projectiond.database import connect
-from projectiond.preparation import apply_schema, enroll
-from projectiond.registry import load_projections
+from projectiond.plugins.registry import load_projections
+from projectiond.postgres.database import connect
+from projectiond.running.preparation import apply_schema, enroll
 from projectiond.settings import PREFIX
 from tests.support.events import append_many
 from tests.support.postgres import Database

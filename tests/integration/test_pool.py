@@ -6,8 +6,8 @@ import psycopg
 import psycopg_pool
 import pytest
 
-from projectiond import database as database_module
-from projectiond.connection import Connection
+from projectiond.postgres import database as database_module
+from projectiond.postgres.connection import Connection
 from tests.support.daemon import Daemon, journal
 from tests.support.events import append
 from tests.support.postgres import Database

@@ -7,11 +7,11 @@ import sys
 import psycopg
 import pytest
 
-from projectiond import database as databases
 from projectiond.errors import ConfigurationError
-from projectiond.fair_share import Shares
-from projectiond.lease import Leases
-from projectiond.pooler import refuse_shared_sessions
+from projectiond.leases.fair_share import Shares
+from projectiond.leases.lease import Leases
+from projectiond.postgres import database as databases
+from projectiond.postgres.pooler import refuse_shared_sessions
 from tests.support.daemon import Daemon, journal
 from tests.support.events import append
 from tests.support.pgbouncer import needs_pgbouncer, running_pgbouncer

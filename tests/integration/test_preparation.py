@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from projectiond import checkpoint as checkpoints
-from projectiond import database as databases
-from projectiond.definition import Definition
 from projectiond.errors import ConfigurationError
 from projectiond.event import Event
-from projectiond.preparation import enroll, missing_tables, prepare
+from projectiond.plugins.definition import Definition
+from projectiond.plugins.registry import define
+from projectiond.postgres import database as databases
 from projectiond.projection import Projection, handles
-from projectiond.registry import define
+from projectiond.running.preparation import enroll, missing_tables, prepare
 from tests.support.daemon import Daemon, journal
 from tests.support.events import append_many
 from tests.support.postgres import Database

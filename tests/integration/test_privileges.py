@@ -11,7 +11,7 @@ from psycopg import errors, sql
 
 from projectiond.cli.application import main
 from projectiond.errors import ConfigurationError
-from projectiond.privileges import FUNCTIONS, TABLES, grants
+from projectiond.postgres.privileges import FUNCTIONS, TABLES, grants
 from tests.support.postgres import Database
 from tests.support.queries import value
 from tests.support.roles import OfRole, granted_role

@@ -8,10 +8,10 @@ import psycopg
 import pytest
 
 from projectiond import sql
-from projectiond.database import Connection, connect
 from projectiond.event import Event
 from projectiond.kinds.relation import InSql, RangeReader
-from projectiond.reader import Batch
+from projectiond.postgres.database import Connection, connect
+from projectiond.stream.reader import Batch
 from tests.support.events import append, append_many
 from tests.support.postgres import Database
 from tests.support.relation import TABLES, Conn, make_kind, rows

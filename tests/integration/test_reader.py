@@ -9,10 +9,11 @@ from typing import Any, LiteralString
 
 import pytest
 
-from projectiond import database as databases
-from projectiond import reader, sql
-from projectiond.highwater import RUN_LIMIT
-from projectiond.reader import MAX_BATCH_BYTES, SCAN_RANGE, EventReader
+from projectiond import sql
+from projectiond.postgres import database as databases
+from projectiond.stream import reader
+from projectiond.stream.highwater import RUN_LIMIT
+from projectiond.stream.reader import MAX_BATCH_BYTES, SCAN_RANGE, EventReader
 from tests.support.daemon import Daemon, journal
 from tests.support.events import append, append_many
 from tests.support.postgres import Database, Server, fresh_database
@@ -160,8 +161,8 @@ def test_memory_stays_flat_however_heavy_the_backlog(
     append_heavy(conn, count, megabytes * 1_000_000, column)
     script = textwrap.dedent("""
         import resource, sys
-        from projectiond.database import connect
-        from projectiond.reader import EventReader
+        from projectiond.postgres.database import connect
+        from projectiond.stream.reader import EventReader
 
         def peak():
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

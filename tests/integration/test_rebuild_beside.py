@@ -11,23 +11,24 @@ import psycopg
 import pytest
 
 from projectiond import checkpoint as checkpoints
-from projectiond import database as databases
-from projectiond import logs, sql, steering
-from projectiond.change import meet_tables
-from projectiond.database import Connection
+from projectiond import logs, sql
+from projectiond.builds.change import meet_tables
 from projectiond.event import Event
-from projectiond.limits import resolve_limits
-from projectiond.overview import read_overview
+from projectiond.operating import steering
+from projectiond.operating.overview import read_overview
+from projectiond.plugins.limits import resolve_limits
+from projectiond.plugins.registry import define
+from projectiond.postgres import database as databases
+from projectiond.postgres.database import Connection
+from projectiond.processes.recorder import nowhere
 from projectiond.projection import BaseProjection, BatchProjection, Projection, handles
 from projectiond.rebuild import retired, statements
 from projectiond.rebuild import space as spaces
 from projectiond.rebuild.builder import Result
 from projectiond.rebuild.marker import note_failure
 from projectiond.rebuild.replay import Replay
-from projectiond.recorder import nowhere
-from projectiond.registry import define
+from projectiond.running.stepper import Outcome
 from projectiond.settings import Settings
-from projectiond.stepper import Outcome
 from tests.support.builders import Gate, build, building, gated
 from tests.support.daemon import Daemon, Reporter, Stage, captured_log, journal
 from tests.support.events import append, append_many
@@ -311,7 +312,7 @@ def test_g4_a_pause_waits_for_the_commit_of_a_batch_that_has_moved_the_rebuild(d
         return advanced
 
     with (
-        patch("projectiond.applier.checkpoints.advance", held),
+        patch("projectiond.running.applier.checkpoints.advance", held),
         building(database, journal(), batch_size=10, checkpoint_every=10) as running,
     ):
         assert is_moved.wait(WAIT_SECONDS)

@@ -14,8 +14,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from projectiond import database as databases
-from projectiond import steering
+from projectiond.operating import steering
+from projectiond.postgres import database as databases
 from projectiond.rebuild.builder import Result
 from tests.support.builders import Running, build, make_builder
 from tests.support.daemon import Daemon, journal

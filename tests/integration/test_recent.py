@@ -8,14 +8,15 @@ from typing import Any, LiteralString
 
 import pytest
 
-from projectiond import database as databases
-from projectiond import highwater, recent, sql, watcher
+from projectiond import sql
 from projectiond.errors import UnreadableEventError
 from projectiond.event import Event
-from projectiond.head import MOST_BYTES, MOST_EVENTS, MOST_STORED_BYTES, Head
-from projectiond.highwater import HighWaterMark, Sighting
-from projectiond.reader import EventReader
-from projectiond.recent import Passage
+from projectiond.postgres import database as databases
+from projectiond.stream import highwater, recent, watcher
+from projectiond.stream.head import MOST_BYTES, MOST_EVENTS, MOST_STORED_BYTES, Head
+from projectiond.stream.highwater import HighWaterMark, Sighting
+from projectiond.stream.reader import EventReader
+from projectiond.stream.recent import Passage
 from tests.support.daemon import Daemon, journal
 from tests.support.events import append, append_many
 from tests.support.postgres import Database, LocalServer

@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from projectiond import database as databases
 from projectiond import sql
 from projectiond.cli.picture import _remarks_on_workers
-from projectiond.lease import Leases
-from projectiond.overview import Overview, as_object, read_overview
-from projectiond.roster import LiveWorker, differences, enter_worker, note_held, read_roster
+from projectiond.leases.lease import Leases
+from projectiond.leases.roster import LiveWorker, differences, enter_worker, note_held, read_roster
+from projectiond.operating.overview import Overview, as_object, read_overview
+from projectiond.postgres import database as databases
 from tests.support.daemon import Daemon, journal
 from tests.support.postgres import Database
 from tests.support.waiting import eventually

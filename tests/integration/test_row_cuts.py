@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from projectiond import database as databases
-from projectiond.database import Connection
 from projectiond.event import Event
+from projectiond.postgres import database as databases
+from projectiond.postgres.database import Connection
 from projectiond.projection import DELETE, Delete, RowProjection, handles
 from tests.support.daemon import Daemon
 from tests.support.events import append

@@ -11,15 +11,15 @@ from typing import Any, Literal
 
 import pytest
 
-from projectiond import database as databases
-from projectiond.database import Connection
 from projectiond.errors import ConfigurationError
 from projectiond.event import Event
 from projectiond.kinds.kind import AuthorCode
 from projectiond.kinds.row import RowByKey
+from projectiond.postgres import database as databases
+from projectiond.postgres.database import Connection
+from projectiond.processes.recorder import nowhere
 from projectiond.projection import RowProjection
-from projectiond.reader import Batch
-from projectiond.recorder import nowhere
+from projectiond.stream.reader import Batch
 from tests.support import postgres
 from tests.support.postgres import Server
 from tests.support.rows import bare, told

@@ -11,11 +11,11 @@ from typing import Any, ClassVar, Final
 import psycopg
 import pytest
 
-from projectiond import database as databases
-from projectiond.database import Connection
 from projectiond.errors import PoisonError
 from projectiond.event import Event
 from projectiond.failure import Failure, classify
+from projectiond.postgres import database as databases
+from projectiond.postgres.database import Connection
 from projectiond.projection import DELETE, Delete, RowProjection, handles
 from tests.support.postgres import Database
 from tests.support.rows import BEGAN, Player, happened, told

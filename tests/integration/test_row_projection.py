@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from projectiond import database as databases
-from projectiond.cursor import RawCursor
-from projectiond.database import Connection
 from projectiond.errors import EventDataError, PoisonError
 from projectiond.event import Event
 from projectiond.kinds.kind import AuthorCode
 from projectiond.kinds.row import RowByKey
+from projectiond.postgres import database as databases
+from projectiond.postgres.cursor import RawCursor
+from projectiond.postgres.database import Connection
+from projectiond.processes.recorder import Recorder, create_recorder_file
 from projectiond.projection import DELETE, Delete, RowProjection, handles
-from projectiond.recorder import Recorder, create_recorder_file
 from tests.support.postgres import Database
 from tests.support.rows import Player, happened
 

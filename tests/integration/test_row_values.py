@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, JsonValue
 from typing_extensions import TypeAliasType, TypedDict
 
-from projectiond import database as databases
-from projectiond.database import Connection
 from projectiond.errors import PoisonError
 from projectiond.event import Event
 from projectiond.failure import Failure, classify
 from projectiond.kinds.row_codec import Codec
+from projectiond.postgres import database as databases
+from projectiond.postgres.database import Connection
 from projectiond.projection import RowProjection, handles
 from tests.support import postgres
 from tests.support.postgres import Server

@@ -7,13 +7,14 @@ from types import SimpleNamespace
 import psycopg
 import pytest
 
-from projectiond import applier, logs
 from projectiond import checkpoint as checkpoints
-from projectiond.database import Connection
+from projectiond import logs
 from projectiond.event import Event
+from projectiond.postgres.database import Connection
 from projectiond.projection import Projection, handles
-from projectiond.reader import Asked
-from projectiond.stepper import Outcome
+from projectiond.running import applier
+from projectiond.running.stepper import Outcome
+from projectiond.stream.reader import Asked
 from tests.support.daemon import Daemon, Stage, journal
 from tests.support.events import append, append_many
 from tests.support.postgres import Database, LocalServer

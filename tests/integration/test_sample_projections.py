@@ -12,11 +12,11 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from projectiond.database import Connection
-from projectiond.definition import Definition
 from projectiond.errors import EventDataError
 from projectiond.event import Event
-from projectiond.registry import load_projections
+from projectiond.plugins.definition import Definition
+from projectiond.plugins.registry import load_projections
+from projectiond.postgres.database import Connection
 from tests.support.postgres import Database
 
 pytestmark = pytest.mark.integration

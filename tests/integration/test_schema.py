@@ -12,10 +12,10 @@ from psycopg import sql
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
-from projectiond import schema
 from projectiond.errors import ConfigurationError
-from projectiond.inspection import inspect_schema
-from projectiond.schema import apply_schema, schema_sql
+from projectiond.postgres import schema
+from projectiond.postgres.inspection import inspect_schema
+from projectiond.postgres.schema import apply_schema, schema_sql
 from projectiond.sql.keys import DOORBELL_KEY
 from tests.support.events import append, append_many
 from tests.support.postgres import SCHEMA_FILE, Database, LocalServer, Server

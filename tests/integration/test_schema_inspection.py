@@ -5,7 +5,7 @@ from typing import LiteralString
 import pytest
 from psycopg import sql as pg
 
-from projectiond.inspection import inspect_schema
+from projectiond.postgres.inspection import inspect_schema
 from tests.support.postgres import Database
 from tests.support.queries import Connection, become_new_role
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from psycopg import errors
 from psycopg.pq import TransactionStatus
 
-from projectiond.database import Connection, connect
 from projectiond.errors import ConfigurationError
 from projectiond.kinds.relation import InSql
+from projectiond.postgres.database import Connection, connect
 from projectiond.projection import SqlProjection
 from tests.support.events import append, append_many
 from tests.support.postgres import Database

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from psycopg import errors
 
-from projectiond.database import Connection, connect
 from projectiond.errors import ConfigurationError
 from projectiond.kinds.relation import InSql
+from projectiond.postgres.database import Connection, connect
 from projectiond.projection import Projection
 from tests.support.events import append, append_many
 from tests.support.postgres import Database

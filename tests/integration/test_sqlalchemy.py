@@ -18,8 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from projectiond.errors import ConcurrencyError
-from projectiond.inspection import inspect_schema
-from projectiond.schema import apply_schema
+from projectiond.postgres.inspection import inspect_schema
+from projectiond.postgres.schema import apply_schema
 from projectiond.sqlalchemy import (
     EventStoreBase,
     EventStoreMixin,

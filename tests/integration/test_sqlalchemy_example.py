@@ -17,7 +17,7 @@ from examples.sqlalchemy_app import box_office, box_office_async
 from examples.sqlalchemy_app.concert import SoldOutError
 from examples.sqlalchemy_app.models import Base
 from examples.sqlalchemy_app.projections.seats_left import SeatsLeft
-from projectiond.registry import load_projections
+from projectiond.plugins.registry import load_projections
 from tests.support.daemon import Daemon
 from tests.support.postgres import Database
 from tests.support.process import clean_environment

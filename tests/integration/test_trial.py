@@ -4,11 +4,11 @@ from typing import Any, LiteralString
 
 import pytest
 
-from projectiond.database import Connection, connect
 from projectiond.errors import ConfigurationError
 from projectiond.event import Event
+from projectiond.plugins.registry import define
+from projectiond.postgres.database import Connection, connect
 from projectiond.projection import BaseProjection, Projection, handles
-from projectiond.registry import define
 from projectiond.trial import ROWS, Trial, run_trial
 from tests.support.events import append, append_many
 from tests.support.journals import KINDS, Effect, journal_of

@@ -7,15 +7,15 @@ from typing import Any, LiteralString
 
 import pytest
 
-from projectiond.database import Connection
 from projectiond.errors import ConfigurationError, ReplayStoppedError, WaitTimeoutError
 from projectiond.event import Event
-from projectiond.limits import Limits
+from projectiond.plugins.limits import Limits
+from projectiond.plugins.registry import define
+from projectiond.postgres.database import Connection
 from projectiond.projection import BaseProjection, Projection, handles
 from projectiond.rebuild import materialization, statements, tables, verification
 from projectiond.rebuild.materialization import Materialization, position_at
 from projectiond.rebuild.verification import Verification, Verified
-from projectiond.registry import define
 from tests.support.daemon import Daemon
 from tests.support.events import append, append_many
 from tests.support.postgres import Database

@@ -23,9 +23,7 @@ from psycopg.rows import TupleRow, dict_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from projectiond import sql
-from projectiond.arrival import Arrival
 from projectiond.checkpoint import Checkpoint
-from projectiond.database import connect
 from projectiond.errors import (
     ConfigurationError,
     DatabaseUnavailableError,
@@ -34,10 +32,12 @@ from projectiond.errors import (
     WaitTimeoutError,
 )
 from projectiond.eventstore import AsyncEventStore, NewEvent
-from projectiond.lateness import explain
-from projectiond.lease import lease_key
-from projectiond.schema import apply_schema
-from projectiond.waiting import AsyncSource, Source, wait_for, wait_for_async
+from projectiond.leases.lease import lease_key
+from projectiond.postgres.database import connect
+from projectiond.postgres.schema import apply_schema
+from projectiond.waiting.arrival import Arrival
+from projectiond.waiting.lateness import explain
+from projectiond.waiting.wait import AsyncSource, Source, wait_for, wait_for_async
 from tests.support.daemon import Daemon, journal
 from tests.support.events import append, append_many
 from tests.support.postgres import SCHEMA_FILE, Database, LocalServer

@@ -13,12 +13,13 @@ from typing import Any, Self
 import psycopg
 import pytest
 
-from projectiond import database as databases
-from projectiond import logs, watcher
-from projectiond.doorbell import Arming, Doorbell
+from projectiond import logs
 from projectiond.errors import DatabaseUnavailableError
+from projectiond.postgres import database as databases
 from projectiond.sql.keys import DOORBELL_KEY
-from projectiond.watcher import Watcher
+from projectiond.stream import watcher
+from projectiond.stream.doorbell import Arming, Doorbell
+from projectiond.stream.watcher import Watcher
 from tests.support.daemon import NEVER_SECONDS, Daemon, Log, captured_log, journal
 from tests.support.events import append
 from tests.support.postgres import Database, LocalServer

@@ -10,12 +10,12 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from projectiond.database import Connection
 from projectiond.event import Event
+from projectiond.plugins.registry import define
+from projectiond.postgres.database import Connection
+from projectiond.processes.recorder import nowhere
 from projectiond.projection import BaseProjection, Projection, handles
 from projectiond.rebuild.builder import Builder, Result
-from projectiond.recorder import nowhere
-from projectiond.registry import define
 from projectiond.settings import Settings
 from tests.support.postgres import Database
 

@@ -24,17 +24,18 @@ import structlog
 from psycopg import sql
 from pydantic import SecretStr
 
-from projectiond import database as databases
-from projectiond import logs, steering
-from projectiond.database import Connection, open_pool
+from projectiond import logs
 from projectiond.event import Event
-from projectiond.limits import resolve_limits
+from projectiond.operating import steering
+from projectiond.plugins.limits import resolve_limits
+from projectiond.plugins.registry import define
+from projectiond.postgres import database as databases
+from projectiond.postgres.database import Connection, open_pool
+from projectiond.processes.recorder import Recorder, create_recorder_file
 from projectiond.projection import BaseProjection, Projection, handles
-from projectiond.recorder import Recorder, create_recorder_file
-from projectiond.registry import define
-from projectiond.runner import Runner
+from projectiond.running.runner import Runner
+from projectiond.running.surroundings import Surroundings
 from projectiond.settings import Settings
-from projectiond.surroundings import Surroundings
 from projectiond.worker import Worker
 from tests.support.postgres import Database
 from tests.support.waiting import eventually

@@ -13,11 +13,11 @@ from psycopg.types.json import Jsonb
 from pydantic import SecretStr
 
 from projectiond import sql
-from projectiond.counters import State
 from projectiond.http.crew import Crew, Member
 from projectiond.http.server import HttpServer
-from projectiond.lease import lease_key
-from projectiond.recorder import Recorder
+from projectiond.leases.lease import lease_key
+from projectiond.processes.counters import State
+from projectiond.processes.recorder import Recorder
 from projectiond.settings import Settings
 from tests.support.http import free_port, page_of
 from tests.support.postgres import Database

@@ -17,9 +17,9 @@ from projectiond.http.readings import Reading
 from projectiond.http.routes import Routes
 from projectiond.http.vigil import Fault, Vigil
 from projectiond.http.waiters import Outcome
-from projectiond.overview import Overview, ProjectionState
-from projectiond.recorder import Page, Recorder, create_recorder_file
-from projectiond.roster import LiveWorker
+from projectiond.leases.roster import LiveWorker
+from projectiond.operating.overview import Overview, ProjectionState
+from projectiond.processes.recorder import Page, Recorder, create_recorder_file
 from projectiond.settings import Settings
 
 

@@ -16,8 +16,8 @@ from typing import Literal
 
 from psycopg import sql
 
-from projectiond.database import Connection
 from projectiond.event import Event
+from projectiond.postgres.database import Connection
 from projectiond.projection import (
     BaseProjection,
     BatchProjection,

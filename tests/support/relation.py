@@ -6,13 +6,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from projectiond.database import Connection
-from projectiond.definition import Definition
 from projectiond.errors import ConfigurationError
 from projectiond.kinds.kind import AuthorCode
 from projectiond.kinds.relation import InSql, RangeReader
+from projectiond.plugins.definition import Definition
+from projectiond.postgres.database import Connection
+from projectiond.processes.recorder import nowhere
 from projectiond.projection import SqlProjection
-from projectiond.recorder import nowhere
 
 Conn = psycopg.Connection[Any]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from projectiond.privileges import grants
+from projectiond.postgres.privileges import grants
 from tests.support.postgres import Database, Server
 
 # Asked for where the server asks for one.

@@ -15,15 +15,15 @@ from typing import Any
 
 from psycopg import sql
 
-from projectiond.database import Connection
-from projectiond.definition import Definition
 from projectiond.event import Event
 from projectiond.kinds.kind import AuthorCode
 from projectiond.kinds.row import RowByKey
+from projectiond.plugins.definition import Definition
+from projectiond.plugins.registry import define
+from projectiond.postgres.database import Connection
+from projectiond.processes.recorder import nowhere
 from projectiond.projection import RowProjection
-from projectiond.reader import Batch
-from projectiond.recorder import nowhere
-from projectiond.registry import define
+from projectiond.stream.reader import Batch
 
 BEGAN = datetime(2024, 5, 1, 12, 0, tzinfo=UTC)
 

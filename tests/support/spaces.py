@@ -10,7 +10,7 @@ changes = sides.merge("orders")
 from collections.abc import Sequence
 from typing import Any
 
-from projectiond.database import Connection, connect
+from projectiond.postgres.database import Connection, connect
 from projectiond.rebuild.merge import merge
 from projectiond.rebuild.tables import Pair, TableChange, pair_tables
 from tests.support.postgres import Database

@@ -7,8 +7,8 @@ import pytest
 
 from projectiond.cli import application as cli
 from projectiond.cli.scaffold import Kind
+from projectiond.plugins.registry import load_projections
 from projectiond.projection import BaseProjection, BatchProjection, Projection, RowProjection, SqlProjection
-from projectiond.registry import load_projections
 from projectiond.settings import load_settings
 
 CLASSES: dict[Kind, type[BaseProjection]] = {

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from projectiond.counters import Count, ProjectionNumbers, State, Timing, Wakeup
-from projectiond.recorder import MAX_SLOTS, Recorder, create_recorder_file
+from projectiond.processes.counters import Count, ProjectionNumbers, State, Timing, Wakeup
+from projectiond.processes.recorder import MAX_SLOTS, Recorder, create_recorder_file
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_sums_keep_the_state_of_whoever_runs_the_projection(ends: tuple[Recorder
 def test_a_worker_that_is_killed_leaves_consistent_numbers(descriptor: int) -> None:
     script = (
         "import os, signal, threading\n"
-        "from projectiond.recorder import Recorder\n"
+        "from projectiond.processes.recorder import Recorder\n"
         f"counters = Recorder({descriptor}).slot(0, 'orders').counters\n"
         "threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGKILL)).start()\n"
         "while True:\n"

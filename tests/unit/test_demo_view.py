@@ -11,7 +11,7 @@ from projectiond.cli.demo import own_command
 from projectiond.cli.output import is_terminal
 from projectiond.demo.show import footing
 from projectiond.demo.view import Picture, draw
-from projectiond.overview import Overview, ProjectionState
+from projectiond.operating.overview import Overview, ProjectionState
 
 TITLES = ("customer", "status", "items", "total", "position", "lag", "events applied", "day", "orders", "revenue")
 

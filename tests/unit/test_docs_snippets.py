@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from projectiond.plugins.registry import Registry, load_projections
 from projectiond.projection import BatchProjection, Projection, RowProjection, SqlProjection
-from projectiond.registry import Registry, load_projections
 from tests.support.snippets import Snippet, python_snippets
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projectiond.fair_share import fair_share, shares
+from projectiond.leases.fair_share import fair_share, shares
 
 
 class Leaseholders:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from projectiond.database import Connection
-from projectiond.digest import digest_of_sql
 from projectiond.event import Event
-from projectiond.fingerprint import Difference, Fingerprint, compare
+from projectiond.plugins.digest import digest_of_sql
+from projectiond.plugins.fingerprint import Difference, Fingerprint, compare
+from projectiond.plugins.registry import define, load_projections
+from projectiond.postgres.database import Connection
 from projectiond.projection import Projection, handles
-from projectiond.registry import define, load_projections
 
 PLUGIN = {
     "__init__.py": "",

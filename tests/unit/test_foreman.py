@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from projectiond import foreman as module
 from projectiond.foreman import FAILED_SECONDS, Foreman
-from projectiond.recorder import InHand
+from projectiond.processes.recorder import InHand
 from projectiond.settings import Settings
 
 

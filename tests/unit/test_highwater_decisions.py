@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from projectiond.highwater import MAX_WINDOWS, HighWaterMark, Holder, Sighting
+from projectiond.stream.highwater import MAX_WINDOWS, HighWaterMark, Holder, Sighting
 
 
 def mark_at(settled: int) -> HighWaterMark:

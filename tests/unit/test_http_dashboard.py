@@ -15,7 +15,6 @@ import pytest
 from pydantic import SecretStr
 from starlette.requests import Request
 
-from projectiond.counters import State
 from projectiond.errors import DatabaseUnavailableError
 from projectiond.http import stream
 from projectiond.http.board import make_board
@@ -26,9 +25,10 @@ from projectiond.http.history import SAMPLES, History
 from projectiond.http.readings import Reading
 from projectiond.http.routes import Routes
 from projectiond.http.stream import Stream
-from projectiond.overview import Hold, RebuildState, RunnerState
-from projectiond.recorder import Recorder
-from projectiond.roster import LiveWorker
+from projectiond.leases.roster import LiveWorker
+from projectiond.operating.overview import Hold, RebuildState, RunnerState
+from projectiond.processes.counters import State
+from projectiond.processes.recorder import Recorder
 from projectiond.settings import Settings
 from tests.support.dashboard import HOSTILE, TOKEN
 from tests.support.http import FakeReadings, FakeVigil, FakeWaiters, crew_of, page_of, reading_of, state_of

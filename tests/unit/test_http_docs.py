@@ -9,9 +9,9 @@ from typing import Any
 from projectiond.http import connections, readings, vigil, waiters
 from projectiond.http.families import FAMILIES
 from projectiond.http.routes import _STATUS_OF, API
-from projectiond.overview import Hold
+from projectiond.operating.overview import Hold
 from projectiond.settings import Settings
-from projectiond.waiting import DEFAULT_TIMEOUT_SECONDS
+from projectiond.waiting.wait import DEFAULT_TIMEOUT_SECONDS
 from tests.support.http import FakeReadings, Site, reading_of, state_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "http.md").read_text(encoding="utf-8")

@@ -12,7 +12,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.requests import Request
 from starlette.responses import Response
 
-from projectiond.counters import Count, State, Timing, Wakeup
 from projectiond.errors import (
     ConfigurationError,
     DatabaseUnavailableError,
@@ -26,8 +25,9 @@ from projectiond.http.headers import SECURITY_HEADERS
 from projectiond.http.readings import Reading
 from projectiond.http.vigil import Fault
 from projectiond.http.waiters import Outcome, TooManyWaitersError
-from projectiond.overview import Hold, RebuildState
-from projectiond.recorder import Recorder
+from projectiond.operating.overview import Hold, RebuildState
+from projectiond.processes.counters import Count, State, Timing, Wakeup
+from projectiond.processes.recorder import Recorder
 from projectiond.settings import Settings
 from tests.support.http import FakeReadings, FakeWaiters, Site, crew_of, page_of, reading_of, state_of
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from projectiond.counters import State
 from projectiond.http.crew import Crew, Member
 from projectiond.http.vigil import MUTE_SECONDS, STUCK_SECONDS, Fault, Vigil
-from projectiond.recorder import Page, Recorder, create_recorder_file
+from projectiond.processes.counters import State
+from projectiond.processes.recorder import Page, Recorder, create_recorder_file
 
 STALL_SECONDS = 120.0
 POLL_SECONDS = 1.0

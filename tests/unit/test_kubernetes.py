@@ -15,7 +15,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from projectiond.registry import load_projections
+from projectiond.plugins.registry import load_projections
 from projectiond.settings import Settings
 from projectiond.supervisor import SILENT_SECONDS
 

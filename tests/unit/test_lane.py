@@ -6,8 +6,8 @@ from functools import partial
 
 import pytest
 
-from projectiond import lane
-from projectiond.lane import Lane, Pass
+from projectiond.running import lane
+from projectiond.running.lane import Lane, Pass
 from tests.support.waiting import eventually
 
 

@@ -4,8 +4,8 @@ from typing import Literal
 
 import pytest
 
-from projectiond.limits import Limits, resolve_limits
-from projectiond.registry import define
+from projectiond.plugins.limits import Limits, resolve_limits
+from projectiond.plugins.registry import define
 from projectiond.settings import Settings
 from tests.support.daemon import journal
 

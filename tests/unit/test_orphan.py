@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from projectiond import orphan, worker
+from projectiond import worker
+from projectiond.processes import orphan
 from projectiond.rebuild import process
 
 

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projectiond.limits import Limits
-from projectiond.pace import LARGE, PATIENCE, SMALL_RANGE, Pace, Size
+from projectiond.plugins.limits import Limits
+from projectiond.running.pace import LARGE, PATIENCE, SMALL_RANGE, Pace, Size
 
 LIMITS = Limits(batch_size=500, checkpoint_every=100, max_attempts=3, on_error="pause", catchup_transaction_seconds=2.0)
 

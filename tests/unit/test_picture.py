@@ -8,8 +8,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from projectiond.cli import picture
-from projectiond.overview import Hold, Overview, ProjectionState, RebuildState, RunnerState
-from projectiond.roster import LiveWorker
+from projectiond.leases.roster import LiveWorker
+from projectiond.operating.overview import Hold, Overview, ProjectionState, RebuildState, RunnerState
 from tests.support.dashboard import HOSTILE
 from tests.support.http import state_of
 

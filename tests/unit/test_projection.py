@@ -7,9 +7,9 @@ from uuid import uuid4
 import pytest
 from pydantic import BaseModel, TypeAdapter
 
-from projectiond.definition import Definition, Handler
 from projectiond.errors import EventDataError
 from projectiond.event import Event
+from projectiond.plugins.definition import Definition, Handler
 from projectiond.projection import MARK, Projection, handles, snake_case
 
 

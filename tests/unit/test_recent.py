@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projectiond import recent
-from projectiond.database import Connection
 from projectiond.event import Event
-from projectiond.recent import KEPT_BYTES, KEPT_EVENTS, KEPT_SECONDS, Passage, Recent
+from projectiond.postgres.database import Connection
+from projectiond.stream import recent
+from projectiond.stream.recent import KEPT_BYTES, KEPT_EVENTS, KEPT_SECONDS, Passage, Recent
 
 SERVER = datetime(2026, 1, 1, tzinfo=UTC)
 OTHER_SERVER = SERVER + timedelta(seconds=1)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from projectiond.recorder import MAX_SLOTS, Recorder, create_recorder_file
+from projectiond.processes.recorder import MAX_SLOTS, Recorder, create_recorder_file
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_the_largest_sequence_number_fits(worker: Recorder, supervisor: Recorder
 def test_what_a_process_wrote_outlives_its_sigkill(descriptor: int, supervisor: Recorder) -> None:
     script = (
         "import os, signal, sys\n"
-        "from projectiond.recorder import Recorder\n"
+        "from projectiond.processes.recorder import Recorder\n"
         f"recorder = Recorder({descriptor})\n"
         "recorder.slot(0, 'orders').take(7)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from projectiond.definition import Handler
 from projectiond.event import Event
+from projectiond.plugins.definition import Handler
+from projectiond.plugins.registry import Fault, Registry, load_projections
 from projectiond.projection import Projection, handles
-from projectiond.registry import Fault, Registry, load_projections
 from projectiond.settings import ProjectionSettings
 
 HEAD = "from projectiond import Connection, Event, Projection, handles\n"

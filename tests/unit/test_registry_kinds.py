@@ -8,8 +8,8 @@ from uuid import uuid4
 import pytest
 
 from projectiond.event import Event
+from projectiond.plugins.registry import Registry, load_projections
 from projectiond.projection import BaseProjection, BatchProjection, Projection, RowProjection, SqlProjection
-from projectiond.registry import Registry, load_projections
 
 HEAD = """\
 from dataclasses import dataclass

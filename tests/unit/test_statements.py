@@ -3,7 +3,7 @@
 import pytest
 
 from projectiond import sql
-from projectiond.statements import is_ordinary
+from projectiond.postgres.statements import is_ordinary
 
 
 @pytest.mark.parametrize(

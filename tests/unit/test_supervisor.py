@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from pydantic import SecretStr
 
-from projectiond.recorder import InHand, Page, Recorder, create_recorder_file
+from projectiond.processes.recorder import InHand, Page, Recorder, create_recorder_file
 from projectiond.settings import Settings
 from projectiond.supervisor import HEALTHY_SECONDS, LONGEST_RESTART_SECONDS, SILENT_SECONDS, Post, Supervisor
 

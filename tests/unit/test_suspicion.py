@@ -1,7 +1,7 @@
 """Suspicion: which projection do workers die over?"""
 
-from projectiond.recorder import InHand
-from projectiond.suspicion import Suspicion, Verdict
+from projectiond.processes.recorder import InHand
+from projectiond.processes.suspicion import Suspicion, Verdict
 
 
 def death_over(suspicion: Suspicion, **numbers: int) -> list[Verdict]:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from projectiond.processes.wire import Briefing
 from projectiond.settings import ProjectionSettings, Settings
-from projectiond.wire import Briefing
 
 
 def test_a_briefing_comes_back_as_it_was_sent() -> None:

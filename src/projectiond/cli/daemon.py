@@ -9,7 +9,7 @@ import typer
 from projectiond import logs
 from projectiond.cli.target import Options, Target, find_target
 from projectiond.errors import ConfigurationError
-from projectiond.inspection import inspect_schema
+from projectiond.postgres.inspection import inspect_schema
 from projectiond.supervisor import Supervisor
 
 log = logs.get_logger()

@@ -10,20 +10,20 @@ import typer
 from psycopg import errors
 
 from projectiond import sql
-from projectiond.change import read_changes
+from projectiond.builds.change import read_changes
 from projectiond.cli.names import load_plugins
 from projectiond.cli.output import tell
 from projectiond.cli.target import Target, find_target
-from projectiond.database import Connection, connect, fetch_row
-from projectiond.definition import Definition
 from projectiond.errors import ConfigurationError, DatabaseUnavailableError, ProjectiondError
 from projectiond.failure import describe, printable
-from projectiond.highwater import read_store_end
-from projectiond.inspection import inspect_schema
-from projectiond.preparation import try_out
+from projectiond.plugins.definition import Definition
+from projectiond.postgres.database import Connection, connect, fetch_row
+from projectiond.postgres.inspection import inspect_schema
+from projectiond.postgres.schema import apply_schema
 from projectiond.rebuild.space import space_name
 from projectiond.rebuild.statements import DESCRIBE_SCHEMA, MAY_CREATE_SCHEMA
-from projectiond.schema import apply_schema
+from projectiond.running.preparation import try_out
+from projectiond.stream.highwater import read_store_end
 from projectiond.worker import RESERVED_CONNECTIONS
 
 

@@ -12,7 +12,7 @@ from tenacity.wait import wait_random
 
 from projectiond.cli.output import tell
 from projectiond.cli.target import say
-from projectiond.database import Connection
+from projectiond.postgres.database import Connection
 from projectiond.rebuild import retired
 from projectiond.rebuild.tables import TablesBusyError
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from projectiond.cli.target import find_target
-from projectiond.privileges import grants as grants_sql
+from projectiond.postgres.privileges import grants as grants_sql
 
 
 def add_commands(app: typer.Typer) -> None:

@@ -11,14 +11,14 @@ from typing import Annotated, Any, Final
 import typer
 
 from projectiond import checkpoint as checkpoints
-from projectiond import dead_letters
 from projectiond.cli.names import find_names
 from projectiond.cli.output import Column, Grid, printable_lines, show, tell
 from projectiond.cli.target import find_target, say
-from projectiond.database import Connection
-from projectiond.dead_letters import DeadLetter
 from projectiond.errors import ConfigurationError, ProjectiondError, WaitTimeoutError
-from projectiond.overview import count_live_workers
+from projectiond.operating import dead_letters
+from projectiond.operating.dead_letters import DeadLetter
+from projectiond.operating.overview import count_live_workers
+from projectiond.postgres.database import Connection
 
 MOST_LISTED: Final = 100_000
 LOOK_SECONDS: Final = 0.1

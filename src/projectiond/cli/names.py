@@ -9,10 +9,10 @@ import sys
 from collections.abc import Iterable, Mapping
 
 from projectiond import sql
-from projectiond.database import Connection
-from projectiond.definition import Definition
 from projectiond.errors import ConfigurationError
-from projectiond.registry import Registry, load_projections
+from projectiond.plugins.definition import Definition
+from projectiond.plugins.registry import Registry, load_projections
+from projectiond.postgres.database import Connection
 from projectiond.settings import Settings
 from projectiond.settings_faults import sentence_of_unknown
 

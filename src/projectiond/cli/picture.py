@@ -12,9 +12,9 @@ from rich.text import Text
 
 from projectiond.cli.output import Column, Grid, ago, is_terminal, sentence_of_left_out, tell
 from projectiond.failure import printable
-from projectiond.overview import Hold, Overview, ProjectionState
-from projectiond.overview import as_object as shape_of
-from projectiond.roster import LiveWorker, differences
+from projectiond.leases.roster import LiveWorker, differences
+from projectiond.operating.overview import Hold, Overview, ProjectionState
+from projectiond.operating.overview import as_object as shape_of
 
 # Of what a worker runs so many are named, and of an error on a terminal so much is shown; --json has all.
 MOST_RUN: Final = 5

@@ -7,15 +7,15 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from projectiond.build import record_build
+from projectiond.builds.build import record_build
+from projectiond.builds.plan import Planned, Rebuild, read_plan
 from projectiond.cli.names import load_plugins
 from projectiond.cli.output import Column, Grid, show, tell
 from projectiond.cli.target import find_target, say
-from projectiond.database import Connection
-from projectiond.definition import Definition
 from projectiond.errors import ConfigurationError
-from projectiond.fingerprint import Difference
-from projectiond.plan import Planned, Rebuild, read_plan
+from projectiond.plugins.definition import Definition
+from projectiond.plugins.fingerprint import Difference
+from projectiond.postgres.database import Connection
 from projectiond.settings_faults import sentence_of_unknown
 
 REBUILD_NEEDED: Final = 1

@@ -15,7 +15,6 @@ import typer
 
 from projectiond import checkpoint as checkpoints
 from projectiond import logs, sql
-from projectiond.arrival import Arrival
 from projectiond.checkpoint import Checkpoint
 from projectiond.cli.daemon import check_database
 from projectiond.cli.names import load_plugins
@@ -23,11 +22,12 @@ from projectiond.cli.output import tell
 from projectiond.cli.progress import Progress
 from projectiond.cli.target import Options, Target, find_target, say
 from projectiond.cli.waiting import has_stopped, stopped_sentence
-from projectiond.database import Connection
 from projectiond.errors import ConfigurationError, DatabaseUnavailableError, ProjectiondError
-from projectiond.lateness import paused_sentence
-from projectiond.overview import read_head
+from projectiond.operating.overview import read_head
+from projectiond.postgres.database import Connection
 from projectiond.supervisor import Supervisor
+from projectiond.waiting.arrival import Arrival
+from projectiond.waiting.lateness import paused_sentence
 
 
 def add_commands(app: typer.Typer) -> None:

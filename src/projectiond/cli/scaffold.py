@@ -18,8 +18,8 @@ import typer
 from projectiond.cli.output import tell
 from projectiond.cli.target import Options
 from projectiond.errors import ConfigurationError
-from projectiond.fault import shown
-from projectiond.options import MAX_NAME, STORE_TABLES
+from projectiond.plugins.fault import shown
+from projectiond.plugins.options import MAX_NAME, STORE_TABLES
 from projectiond.settings import load_settings
 
 

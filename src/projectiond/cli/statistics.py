@@ -12,12 +12,12 @@ from typing import Annotated, Any, Final
 import typer
 from psycopg import errors
 
-from projectiond.activity import Activity, Aggregate, Day, count_activity
 from projectiond.cli.output import Column, Grid, ago, show, tell
 from projectiond.cli.target import Target, find_target
-from projectiond.database import Connection
 from projectiond.errors import ProjectiondError
-from projectiond.overview import Overview, ProjectionState, read_overview
+from projectiond.operating.activity import Activity, Aggregate, Day, count_activity
+from projectiond.operating.overview import Overview, ProjectionState, read_overview
+from projectiond.postgres.database import Connection
 
 MOST_DAYS: Final = 3660
 MOST_AGGREGATES: Final = 1000

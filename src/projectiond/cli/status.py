@@ -10,16 +10,16 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from projectiond.change import read_changes
+from projectiond.builds.change import read_changes
 from projectiond.cli.names import load_plugins
 from projectiond.cli.output import is_terminal, tell
 from projectiond.cli.picture import as_object, picture, show_overview
 from projectiond.cli.target import Target, find_target
-from projectiond.database import Connection
 from projectiond.errors import ProjectiondError
 from projectiond.failure import printable
-from projectiond.overview import Overview, read_overview
-from projectiond.registry import Registry
+from projectiond.operating.overview import Overview, read_overview
+from projectiond.plugins.registry import Registry
+from projectiond.postgres.database import Connection
 
 # Below a second, the time that a look takes included: by then what was done elsewhere is to be seen.
 REFRESH_SECONDS: Final = 0.8

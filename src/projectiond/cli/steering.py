@@ -9,16 +9,16 @@ from typing import Annotated
 
 import typer
 
-from projectiond import steering
 from projectiond.cli import going_back
 from projectiond.cli.names import find_names
 from projectiond.cli.output import tell
 from projectiond.cli.target import Options, find_target, say
 from projectiond.cli.waiting import watch_rebuilds
-from projectiond.database import Connection
-from projectiond.definition import Definition
 from projectiond.errors import ConfigurationError
-from projectiond.overview import count_live_workers
+from projectiond.operating import steering
+from projectiond.operating.overview import count_live_workers
+from projectiond.plugins.definition import Definition
+from projectiond.postgres.database import Connection
 
 Names = Annotated[list[str], typer.Argument(metavar="NAME", help="Names of projections.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For machines: one JSON object.")]

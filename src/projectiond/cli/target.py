@@ -11,12 +11,12 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from projectiond import logs, sql
-from projectiond.database import Connection, check_server, connect, describe_target, fetch_row
-from projectiond.embedded import DIRECTORY, is_running, require_package, start_embedded
 from projectiond.errors import ConfigurationError
-from projectiond.pooler import refuse_shared_sessions
-from projectiond.privileges import hidden_schemas
-from projectiond.schema import apply_schema
+from projectiond.postgres.database import Connection, check_server, connect, describe_target, fetch_row
+from projectiond.postgres.embedded import DIRECTORY, is_running, require_package, start_embedded
+from projectiond.postgres.pooler import refuse_shared_sessions
+from projectiond.postgres.privileges import hidden_schemas
+from projectiond.postgres.schema import apply_schema
 from projectiond.settings import Settings, load_settings
 
 

@@ -10,9 +10,9 @@ from projectiond import sql
 from projectiond.cli.names import find_definition
 from projectiond.cli.output import Column, Grid, show, tell
 from projectiond.cli.target import find_target, log_warnings, say
-from projectiond.database import Connection, fetch_row
-from projectiond.definition import Definition
 from projectiond.errors import ConfigurationError, ProjectiondError
+from projectiond.plugins.definition import Definition
+from projectiond.postgres.database import Connection, fetch_row
 from projectiond.trial import Rows, Trial, run_trial
 
 LAST: Final = 1000

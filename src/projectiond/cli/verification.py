@@ -14,7 +14,7 @@ from projectiond.cli.progress import Progress
 from projectiond.cli.target import find_target, log_warnings
 from projectiond.errors import ProjectiondError
 from projectiond.failure import printable
-from projectiond.limits import resolve_limits
+from projectiond.plugins.limits import resolve_limits
 from projectiond.rebuild.compare import RowDifference, TableDifference
 from projectiond.rebuild.materialization import Materialization, position_at
 from projectiond.rebuild.verification import Verification, Verified

@@ -11,19 +11,19 @@ from typing import Annotated, Final
 import typer
 
 from projectiond import checkpoint as checkpoints
-from projectiond.arrival import Arrival, Question
 from projectiond.checkpoint import Checkpoint
 from projectiond.cli.names import find_names
 from projectiond.cli.output import tell
 from projectiond.cli.progress import Progress
 from projectiond.cli.target import find_target, say
-from projectiond.database import Connection
 from projectiond.errors import ProjectiondError
 from projectiond.failure import printable
-from projectiond.lateness import paused_sentence
-from projectiond.overview import count_live_workers, read_head, read_hold
+from projectiond.operating.overview import count_live_workers, read_head, read_hold
+from projectiond.postgres.database import Connection
 from projectiond.rebuild.marker import RETRYING
-from projectiond.waiting import watch
+from projectiond.waiting.arrival import Arrival, Question
+from projectiond.waiting.lateness import paused_sentence
+from projectiond.waiting.wait import watch
 
 # How often the rows are read; a person sees no difference, and the database feels none.
 LOOK_SECONDS: Final = 0.05

@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from projectiond import logs
-from projectiond.embedded import start_embedded
+from projectiond.postgres.embedded import start_embedded
 from projectiond.settings import Settings
 from projectiond.supervisor import Supervisor
 

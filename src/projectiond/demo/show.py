@@ -18,13 +18,13 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.live import Live
 
-from projectiond.database import Connection, connect
 from projectiond.demo.daemon import DaemonProcess
 from projectiond.demo.stream import OrderStream
 from projectiond.demo.view import Picture, describe_latency, draw, line, take_picture
-from projectiond.embedded import DIRECTORY, require_package, start_embedded
 from projectiond.errors import ProjectiondError
-from projectiond.schema import apply_schema
+from projectiond.postgres.database import Connection, connect
+from projectiond.postgres.embedded import DIRECTORY, require_package, start_embedded
+from projectiond.postgres.schema import apply_schema
 from projectiond.settings import Settings
 
 PROJECTIONS: Final = Path(__file__).parent / "projections"

@@ -13,9 +13,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from projectiond.database import Connection
 from projectiond.demo.stream import OrderStream
-from projectiond.overview import Overview, read_overview
+from projectiond.operating.overview import Overview, read_overview
+from projectiond.postgres.database import Connection
 
 ORDERS: LiteralString = """
 SELECT customer, status, item_count, total_cents, to_char(updated_at, 'HH24:MI:SS')

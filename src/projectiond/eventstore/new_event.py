@@ -18,9 +18,9 @@ import pydantic_core
 from pydantic import BaseModel
 
 from projectiond.errors import AppendRefusedError, EventDataError, EventIdTakenError, EventRegistryError
-from projectiond.event_types import MAX_EVENT_TYPE, find_fault
 from projectiond.eventstore.metadata import SCHEMA_VERSION
 from projectiond.eventstore.registry import EventRegistry, EventType
+from projectiond.plugins.event_types import MAX_EVENT_TYPE, find_fault
 
 # version is INT.
 MAX_VERSION: Final = 2**31 - 1

@@ -29,7 +29,7 @@ from projectiond.eventstore import statements
 from projectiond.eventstore.plan import Pause, Plan, Statement
 from projectiond.eventstore.registry import EventRegistry
 from projectiond.eventstore.statements import UNBOUNDED
-from projectiond.highwater import RUN_LIMIT, HighWaterMark, Holder, Sighting
+from projectiond.stream.highwater import RUN_LIMIT, HighWaterMark, Holder, Sighting
 
 # What a page's JSON may weigh, and how many bytes of storage of one event are unpacked to find that out.
 MOST_BYTES: Final = 8 * 1024 * 1024

@@ -16,8 +16,8 @@ from pydantic import TypeAdapter
 
 from projectiond.errors import EventDataError, EventRegistryError
 from projectiond.event import Event
-from projectiond.event_types import find_fault
 from projectiond.eventstore.metadata import SCHEMA_VERSION
+from projectiond.plugins.event_types import find_fault
 
 Model = TypeVar("Model", bound=type)
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]

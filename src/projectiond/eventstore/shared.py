@@ -7,7 +7,6 @@ from uuid import UUID
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from projectiond.database import CONNECT_TIMEOUT_SECONDS, unreachable
 from projectiond.errors import ConfigurationError
 from projectiond.eventstore.aggregate import A, Loaded, Shape
 from projectiond.eventstore.append import append
@@ -16,6 +15,7 @@ from projectiond.eventstore.new_event import AnyVersion, Append, Request
 from projectiond.eventstore.plan import Plan
 from projectiond.eventstore.reading import decoder
 from projectiond.eventstore.registry import EventRegistry
+from projectiond.postgres.database import CONNECT_TIMEOUT_SECONDS, unreachable
 from projectiond.settings import Settings
 
 SNAPSHOT_THRESHOLD: Final[int] = Settings.model_fields["snapshot_threshold"].default

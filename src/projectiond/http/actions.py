@@ -12,14 +12,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from projectiond import checkpoint as checkpoints
-from projectiond import dead_letters, logs, steering
-from projectiond.database import Connection
+from projectiond import logs
 from projectiond.errors import ConfigurationError, DatabaseUnavailableError, ProjectiondError
 from projectiond.http.crew import Crew
 from projectiond.http.desk import Desk
 from projectiond.http.details import Details
 from projectiond.http.headers import Json
 from projectiond.http.token import Token
+from projectiond.operating import dead_letters, steering
+from projectiond.postgres.database import Connection
 
 LARGEST_NUMBER: Final = 2**63 - 1
 

@@ -16,8 +16,8 @@ from projectiond.http.history import History
 from projectiond.http.readings import Reading
 from projectiond.http.shapes import shape_of_fault
 from projectiond.http.vigil import Fault
-from projectiond.overview import Overview, ProjectionState, RebuildState, RunnerState
-from projectiond.roster import LiveWorker, differences
+from projectiond.leases.roster import LiveWorker, differences
+from projectiond.operating.overview import Overview, ProjectionState, RebuildState, RunnerState
 
 # More holders of the mark than these are a number.
 MOST_HOLDERS: Final = 5

@@ -7,8 +7,8 @@ workers that it tells of have ended.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from projectiond.counters import ProjectionNumbers, State, Wakeup
-from projectiond.recorder import Page
+from projectiond.processes.counters import ProjectionNumbers, State, Wakeup
+from projectiond.processes.recorder import Page
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ from typing import Any, Final, TypeVar
 
 import psycopg
 
-from projectiond.database import Connection
 from projectiond.errors import ProjectiondError
 from projectiond.failure import describe
 from projectiond.http.session import Session, fault_of, unanswered
+from projectiond.postgres.database import Connection
 from projectiond.settings import Settings
 
 PATIENCE_SECONDS: Final = 4.0

@@ -8,12 +8,13 @@ from collections import OrderedDict
 from dataclasses import asdict
 from typing import Any, Final
 
-from projectiond import dead_letters, sql
-from projectiond.database import Connection
-from projectiond.dead_letters import DeadLetter
+from projectiond import sql
 from projectiond.failure import printable
 from projectiond.http.desk import Desk
 from projectiond.http.history import History
+from projectiond.operating import dead_letters
+from projectiond.operating.dead_letters import DeadLetter
+from projectiond.postgres.database import Connection
 
 KEPT_SECONDS: Final = 1.0
 MOST_KEPT: Final = 64

@@ -9,9 +9,9 @@ import time
 from dataclasses import asdict
 from typing import Any, Final
 
-from projectiond.activity import Activity, count_activity
 from projectiond.errors import ProjectiondError
 from projectiond.http.desk import Desk
+from projectiond.operating.activity import Activity, count_activity
 from projectiond.settings import Settings
 
 DAYS: Final = 7

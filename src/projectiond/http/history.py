@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from projectiond.counters import Count, State
 from projectiond.http.crew import Crew
 from projectiond.http.readings import Reading
+from projectiond.processes.counters import Count, State
 
 SAMPLE_SECONDS: Final = 5.0
 SAMPLES: Final = 120

@@ -13,10 +13,10 @@ from typing import Final, get_args
 
 from projectiond import __version__
 from projectiond.checkpoint import Status
-from projectiond.counters import Count, ProjectionNumbers, State, Timing, Wakeup
 from projectiond.http.crew import Builder, Crew, Member
 from projectiond.http.exposition import Exposition
 from projectiond.http.readings import Reading
+from projectiond.processes.counters import Count, ProjectionNumbers, State, Timing, Wakeup
 
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 

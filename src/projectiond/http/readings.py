@@ -18,13 +18,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
-from projectiond.database import Connection
 from projectiond.errors import ProjectiondError
 from projectiond.failure import describe, printable
 from projectiond.http.crew import Crew
 from projectiond.http.session import Session
-from projectiond.inspection import inspect_schema
-from projectiond.overview import Overview, read_overview
+from projectiond.operating.overview import Overview, read_overview
+from projectiond.postgres.database import Connection
+from projectiond.postgres.inspection import inspect_schema
 from projectiond.settings import Settings
 
 CACHE_SECONDS: Final = 1.0

@@ -36,7 +36,7 @@ from projectiond.http.names import NAME
 from projectiond.http.readings import Reading, Readings
 from projectiond.http.shapes import projection_shape, projections_shape, shape_of_fault
 from projectiond.http.waiters import MOST_SECONDS, TooManyWaitersError, Waiters
-from projectiond.waiting import DEFAULT_TIMEOUT_SECONDS
+from projectiond.waiting.wait import DEFAULT_TIMEOUT_SECONDS
 
 NEWEST: Final = "v1"
 API: Final = f"/api/{NEWEST}"

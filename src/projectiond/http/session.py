@@ -9,9 +9,9 @@ from typing import Final, TypeVar
 
 import psycopg
 
-from projectiond.database import Connection, connect
 from projectiond.errors import DatabaseUnavailableError
 from projectiond.failure import describe
+from projectiond.postgres.database import Connection, connect
 from projectiond.settings import Settings
 
 CONNECT_SECONDS: Final = 2

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from projectiond.counters import Count, ProjectionNumbers, Wakeup
 from projectiond.http.crew import Crew, Member
 from projectiond.http.metrics import resident_bytes
 from projectiond.http.readings import Reading
 from projectiond.http.vigil import Fault
-from projectiond.overview import as_object
+from projectiond.operating.overview import as_object
+from projectiond.processes.counters import Count, ProjectionNumbers, Wakeup
 
 
 def projections_shape(crew: Crew, reading: Reading, now: float) -> dict[str, Any]:

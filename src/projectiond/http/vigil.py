@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from projectiond.counters import State
 from projectiond.http.crew import Crew, Member
-from projectiond.recorder import Page
+from projectiond.processes.counters import State
+from projectiond.processes.recorder import Page
 
 # The main thread of a worker beats each second; so long without a beat is a process that is stopped, or starved.
 MUTE_SECONDS: Final = 10.0

@@ -1,7 +1,7 @@
 """Waiters: all who wait over HTTP until a projection has applied their writes, served by one thread.
 
 Called by the route ``wait``, from the event loop; one that waits is an entry in a list.  The steps of each wait are
-those of :func:`projectiond.waiting.watch`, so it means the same as ``wait_for``: rebuilds, pauses, numbers that were
+those of :func:`projectiond.waiting.wait.watch`, so it means what ``wait_for`` does: rebuilds, pauses, numbers that were
 rolled back.  The thread takes these steps for all whose pause is over, in rounds, over one connection.  What almost
 every step asks for first, the projection's row, is asked once a round for all who wait for the same projection; every
 other question is asked for each alone, since its order among the others is what proves an arrival (``arrival``).
@@ -23,12 +23,12 @@ from typing import Final
 import psycopg
 
 from projectiond import sql
-from projectiond.arrival import Arrival, Pause, Question, Rows
 from projectiond.errors import DatabaseUnavailableError, ProjectiondError
 from projectiond.failure import describe
 from projectiond.http.session import Session, fault_of, unanswered
 from projectiond.settings import Settings
-from projectiond.waiting import Step, watch
+from projectiond.waiting.arrival import Arrival, Pause, Question, Rows
+from projectiond.waiting.wait import Step, watch
 
 MOST_WAITERS: Final = 200
 MOST_SECONDS: Final = 60.0

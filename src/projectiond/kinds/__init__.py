@@ -9,15 +9,15 @@
 The applier calls them inside the transaction that also moves the checkpoint.
 """
 
-from projectiond.definition import Definition
 from projectiond.kinds.batch import WholeBatch
 from projectiond.kinds.event import EventByEvent
 from projectiond.kinds.kind import AuthorCode, Kind
 from projectiond.kinds.relation import InSql, RangeReader
 from projectiond.kinds.row import RowByKey
-from projectiond.limits import Limits
+from projectiond.plugins.definition import Definition
+from projectiond.plugins.limits import Limits
 from projectiond.projection import BatchProjection, RowProjection, SqlProjection
-from projectiond.reader import EventReader, Reader, Recent
+from projectiond.stream.reader import EventReader, Reader, Recent
 
 __all__ = ["make_kind", "make_reader"]
 

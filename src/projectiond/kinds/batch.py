@@ -3,12 +3,12 @@
 Not in a pipeline, for there COPY is impossible and ``executemany`` gains nothing.
 """
 
-from projectiond.database import Connection
-from projectiond.definition import Definition
 from projectiond.errors import ConfigurationError
 from projectiond.kinds.kind import AuthorCode
+from projectiond.plugins.definition import Definition
+from projectiond.postgres.database import Connection
 from projectiond.projection import BatchProjection
-from projectiond.reader import Batch
+from projectiond.stream.reader import Batch
 
 
 class WholeBatch:

@@ -3,10 +3,10 @@
 Nothing is loaded beforehand: what a handler wants to know it asks itself.
 """
 
-from projectiond.database import Connection
-from projectiond.definition import Definition
 from projectiond.kinds.kind import AuthorCode
-from projectiond.reader import Batch
+from projectiond.plugins.definition import Definition
+from projectiond.postgres.database import Connection
+from projectiond.stream.reader import Batch
 
 
 class EventByEvent:

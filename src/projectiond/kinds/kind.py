@@ -15,10 +15,10 @@ from typing import Any, Protocol
 
 import psycopg
 
-from projectiond.database import Connection
 from projectiond.errors import PoisonError, TransactionControlError
-from projectiond.reader import Batch
-from projectiond.recorder import Slot
+from projectiond.postgres.database import Connection
+from projectiond.processes.recorder import Slot
+from projectiond.stream.reader import Batch
 
 
 class Kind(Protocol):

@@ -18,16 +18,16 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from projectiond import sql
-from projectiond.cursor import RawCursor
-from projectiond.database import Connection
-from projectiond.definition import Definition
 from projectiond.errors import ConfigurationError
 from projectiond.failure import is_transient, printable
-from projectiond.guard import is_session_change
 from projectiond.kinds.kind import AuthorCode
 from projectiond.kinds.statement import Statement
+from projectiond.plugins.definition import Definition
+from projectiond.postgres.cursor import RawCursor
+from projectiond.postgres.database import Connection
+from projectiond.postgres.guard import is_session_change
 from projectiond.projection import SqlProjection
-from projectiond.reader import Asked, Batch, Recent, none_recent
+from projectiond.stream.reader import Asked, Batch, Recent, none_recent
 
 UNREAD: Final = "it does not read the relation events, which holds the events of a batch; write FROM events"
 MENDED: Final = "mend it, restart the daemon with it, then set the status to running"

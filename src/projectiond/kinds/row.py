@@ -21,16 +21,16 @@ from typing import Any
 
 from psycopg.rows import TupleRow
 
-from projectiond.database import Connection
-from projectiond.definition import Definition, Handler
 from projectiond.errors import ConfigurationError, PoisonError
 from projectiond.event import Event
 from projectiond.kinds.kind import AuthorCode
 from projectiond.kinds.row_codec import Change, UnfitError, described
 from projectiond.kinds.row_fit import fit
 from projectiond.kinds.row_table import Key, Row, RowTable
+from projectiond.plugins.definition import Definition, Handler
+from projectiond.postgres.database import Connection
 from projectiond.projection import DELETE, RowProjection
-from projectiond.reader import Batch
+from projectiond.stream.reader import Batch
 
 
 @dataclass(slots=True)  # not frozen, which would double the time to make one: there is one for each event

@@ -14,8 +14,6 @@ from typing import Any, Final, TypeAlias
 from psycopg.sql import Identifier
 
 from projectiond import sql
-from projectiond.database import Connection
-from projectiond.definition import Definition
 from projectiond.errors import ConfigurationError
 from projectiond.failure import describe
 from projectiond.kinds.row_annotation import split_optional
@@ -23,6 +21,8 @@ from projectiond.kinds.row_codec import Change, Codec, UnfitError
 from projectiond.kinds.row_statements import Field
 from projectiond.kinds.row_table import RowTable
 from projectiond.kinds.row_value import HOLDS, KEYS, ColumnType, codec_for, key_reader
+from projectiond.plugins.definition import Definition
+from projectiond.postgres.database import Connection
 from projectiond.projection import RowProjection
 
 Complain: TypeAlias = Callable[[str], None]

@@ -16,11 +16,11 @@ from psycopg.sql import Identifier
 from pydantic_core import PydanticSerializationError, to_json
 
 from projectiond import sql
-from projectiond.cursor import RawCursor
-from projectiond.database import Connection
 from projectiond.errors import PoisonError
 from projectiond.kinds.row_codec import UnfitError, described
 from projectiond.kinds.row_statements import Field, delete_rows, select_rows, upsert_rows
+from projectiond.postgres.cursor import RawCursor
+from projectiond.postgres.database import Connection
 
 Key: TypeAlias = Any
 """The key field's value, or a tuple of them in the order of the primary key."""

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from projectiond.database import Connection, connect, fetch_row
-from projectiond.definition import Definition
 from projectiond.errors import ConfigurationError
-from projectiond.limits import Limits
+from projectiond.plugins.definition import Definition
+from projectiond.plugins.limits import Limits
+from projectiond.postgres.database import Connection, connect, fetch_row
+from projectiond.processes.recorder import nowhere
 from projectiond.rebuild import statements
 from projectiond.rebuild.replay import Replay
-from projectiond.recorder import nowhere
 
 # How often it is told how far the replay is.
 TOLD_SECONDS: Final = 0.2

@@ -26,12 +26,12 @@ from typing import Final
 import psycopg
 
 from projectiond import logs
-from projectiond.database import Connection, connect, fetch_row
-from projectiond.definition import Definition
 from projectiond.errors import ConfigurationError, ConflictError, DatabaseUnavailableError, ReplayStoppedError
 from projectiond.failure import describe, is_transient, printable
-from projectiond.highwater import HighWaterMark, read_store_end
-from projectiond.limits import resolve_limits
+from projectiond.plugins.definition import Definition
+from projectiond.plugins.limits import resolve_limits
+from projectiond.postgres.database import Connection, connect, fetch_row
+from projectiond.processes.recorder import Slot
 from projectiond.rebuild import space as spaces
 from projectiond.rebuild import statements
 from projectiond.rebuild.dependents import refuse_unfinishable
@@ -40,8 +40,8 @@ from projectiond.rebuild.marker import RETRYING, note_failure
 from projectiond.rebuild.replay import Replay
 from projectiond.rebuild.space import Space
 from projectiond.rebuild.tables import pair_tables
-from projectiond.recorder import Slot
 from projectiond.settings import Settings
+from projectiond.stream.highwater import HighWaterMark, read_store_end
 
 # How often the row is read while events are replayed.
 LOOK_SECONDS: Final = 0.2

@@ -13,7 +13,7 @@ from typing import LiteralString
 
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
-from projectiond.database import Connection
+from projectiond.postgres.database import Connection
 from projectiond.rebuild.catalogue import Index, Table, names_relative_to, trusted
 from projectiond.rebuild.exchange import Exchange
 from projectiond.rebuild.tables import Pair

@@ -14,7 +14,7 @@ from typing import LiteralString
 import psycopg
 from psycopg import sql
 
-from projectiond.database import Connection
+from projectiond.postgres.database import Connection
 
 
 @dataclass(frozen=True, slots=True)

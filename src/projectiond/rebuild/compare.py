@@ -12,7 +12,7 @@ from typing import Final, Literal, cast
 from psycopg.sql import SQL, Composable, Composed
 from psycopg.sql import Literal as Quoted
 
-from projectiond.database import Connection
+from projectiond.postgres.database import Connection
 from projectiond.rebuild.matching import Match, reading
 from projectiond.rebuild.tables import Pair, TableChange
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import LiteralString
 
-from projectiond.database import Connection, fetch_row
 from projectiond.errors import ConfigurationError
+from projectiond.postgres.database import Connection, fetch_row
 from projectiond.rebuild.exchange import PARTS, Exchange, Thing, plan
 from projectiond.rebuild.shape import finish_by
 from projectiond.rebuild.tables import Pair

@@ -13,8 +13,8 @@ from typing import Literal, LiteralString
 
 from psycopg.sql import SQL, Identifier
 
-from projectiond.database import Connection
 from projectiond.errors import ConfigurationError
+from projectiond.postgres.database import Connection
 from projectiond.rebuild.catalogue import names_relative_to, trusted
 from projectiond.rebuild.tables import BOOKKEEPING, OWN_PREFIX, Pair
 from projectiond.rebuild.triggers import Trigger, find_twins, read_triggers

@@ -23,11 +23,10 @@ from psycopg.sql import SQL, Identifier
 from psycopg.types.json import Jsonb
 
 from projectiond import sql
-from projectiond.build import record_build
-from projectiond.database import Connection
-from projectiond.definition import Definition
+from projectiond.builds.build import record_build
 from projectiond.errors import ConflictError
-from projectiond.highwater import read_store_end
+from projectiond.plugins.definition import Definition
+from projectiond.postgres.database import Connection
 from projectiond.rebuild import space as spaces
 from projectiond.rebuild import statements
 from projectiond.rebuild.merge import merge
@@ -36,6 +35,7 @@ from projectiond.rebuild.shape import finish_by
 from projectiond.rebuild.space import Space
 from projectiond.rebuild.swap import swap
 from projectiond.rebuild.tables import TableChange, hold_writers, pair_tables
+from projectiond.stream.highwater import read_store_end
 
 # For so long the live projection stands still at most while the replay catches up with it.
 CATCH_UP_SECONDS: Final = 1.0

@@ -6,7 +6,7 @@ Called by the builder, and by the supervisor over a builder that cannot say it a
 from typing import Final
 
 from projectiond import logs
-from projectiond.database import Connection
+from projectiond.postgres.database import Connection
 from projectiond.rebuild import statements
 
 # How an error begins that may pass by itself: whoever waits for the rebuild goes on waiting.

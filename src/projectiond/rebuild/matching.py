@@ -16,8 +16,8 @@ from typing import Final, LiteralString, TypeVar
 from psycopg import errors
 from psycopg.sql import SQL, Composable, Identifier
 
-from projectiond.database import Connection
 from projectiond.errors import ConfigurationError
+from projectiond.postgres.database import Connection
 from projectiond.rebuild.catalogue import Column, Table, trusted
 from projectiond.rebuild.tables import Pair, with_settings
 

@@ -18,13 +18,13 @@ from typing import Final
 from psycopg.sql import SQL, Identifier
 
 from projectiond import sql
-from projectiond.database import Connection, fetch_row
 from projectiond.errors import ConfigurationError, WaitTimeoutError
-from projectiond.highwater import HighWaterMark, describe_holders, read_store_end
+from projectiond.postgres.database import Connection, fetch_row
 from projectiond.rebuild import space as spaces
 from projectiond.rebuild import statements
 from projectiond.rebuild.aside import Aside
 from projectiond.rebuild.tables import OWN_PREFIX
+from projectiond.stream.highwater import HighWaterMark, describe_holders, read_store_end
 
 # While a transaction that is still open may add events to what is asked for.
 HELD_SECONDS: Final = 30.0

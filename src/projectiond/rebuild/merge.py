@@ -22,9 +22,9 @@ import psycopg
 from psycopg import errors
 from psycopg.sql import SQL, Composable, Composed, Identifier
 
-from projectiond.database import Connection
 from projectiond.errors import ConfigurationError
 from projectiond.failure import describe, is_transient
+from projectiond.postgres.database import Connection
 from projectiond.rebuild.catalogue import trusted
 from projectiond.rebuild.compare import count_differences
 from projectiond.rebuild.matching import Match, reading

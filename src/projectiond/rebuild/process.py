@@ -18,18 +18,18 @@ from typing import Final
 import psycopg
 
 from projectiond import logs
-from projectiond.database import connect
 from projectiond.errors import DatabaseUnavailableError
 from projectiond.failure import printable
-from projectiond.fault import Fault
-from projectiond.orphan import end_in_time
-from projectiond.prints import LinesToLog
+from projectiond.plugins.fault import Fault
+from projectiond.plugins.registry import load_projections
+from projectiond.postgres.database import connect
+from projectiond.processes.orphan import end_in_time
+from projectiond.processes.prints import LinesToLog
+from projectiond.processes.recorder import Recorder
+from projectiond.processes.wire import Briefing
 from projectiond.rebuild.builder import Builder, Result
 from projectiond.rebuild.marker import note_failure
-from projectiond.recorder import Recorder
-from projectiond.registry import load_projections
 from projectiond.settings import Settings
-from projectiond.wire import Briefing
 
 BEAT_SECONDS: Final = 1.0
 

@@ -23,15 +23,15 @@ from typing import Final, Self
 import structlog
 from psycopg_pool import ConnectionPool
 
-from projectiond.database import Connection, borrow, fetch_row, open_pool
-from projectiond.definition import Definition
 from projectiond.errors import DatabaseUnavailableError, ReplayStoppedError
-from projectiond.limits import Limits
+from projectiond.plugins.definition import Definition
+from projectiond.plugins.limits import Limits
+from projectiond.postgres.database import Connection, borrow, fetch_row, open_pool
+from projectiond.processes.recorder import Slot
 from projectiond.rebuild import statements
-from projectiond.recorder import Slot
-from projectiond.runner import Runner
-from projectiond.stepper import Outcome
-from projectiond.surroundings import Surroundings
+from projectiond.running.runner import Runner
+from projectiond.running.stepper import Outcome
+from projectiond.running.surroundings import Surroundings
 
 # One for the transaction, one for what is noted beside it.
 POOL_SIZE: Final = 2

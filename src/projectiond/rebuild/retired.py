@@ -14,8 +14,8 @@ from psycopg import errors
 from psycopg.sql import SQL, Identifier
 
 from projectiond import sql
-from projectiond.database import Connection, fetch_row
 from projectiond.errors import ConfigurationError
+from projectiond.postgres.database import Connection, fetch_row
 from projectiond.rebuild import space as spaces
 from projectiond.rebuild.catalogue import set_local, show
 from projectiond.rebuild.dependents import find_dependents, refuse_dependents, refuse_without_rights

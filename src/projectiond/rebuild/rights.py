@@ -9,7 +9,7 @@ from typing import Final, LiteralString
 
 from psycopg.sql import SQL, Composable, Identifier
 
-from projectiond.database import Connection
+from projectiond.postgres.database import Connection
 from projectiond.rebuild.catalogue import trusted
 from projectiond.rebuild.exchange import Exchange, Thing
 from projectiond.rebuild.tables import Pair

@@ -21,13 +21,13 @@ import psycopg
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from projectiond import logs, sql
-from projectiond.database import Connection, fetch_row
-from projectiond.definition import Definition
 from projectiond.errors import ConfigurationError, ConflictError
 from projectiond.failure import describe, is_absence
-from projectiond.highwater import read_store_end
-from projectiond.preparation import apply_schema_beside
+from projectiond.plugins.definition import Definition
+from projectiond.postgres.database import Connection, fetch_row
 from projectiond.rebuild import statements
+from projectiond.running.preparation import apply_schema_beside
+from projectiond.stream.highwater import read_store_end
 
 REBUILD_PREFIX: Final = "projectiond_rebuild_"
 

@@ -13,7 +13,7 @@ from typing import Final, LiteralString
 from psycopg import errors
 from psycopg.sql import SQL, Identifier
 
-from projectiond.database import Connection, fetch_row
+from projectiond.postgres.database import Connection, fetch_row
 from projectiond.rebuild import space as spaces
 from projectiond.rebuild.carry import carry_settings, read_policies
 from projectiond.rebuild.catalogue import Table, set_local, show

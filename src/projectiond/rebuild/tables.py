@@ -14,8 +14,8 @@ from typing import Final, LiteralString, TypeVar
 
 from psycopg import errors, sql
 
-from projectiond.database import Connection
 from projectiond.errors import ConfigurationError, DatabaseUnavailableError
+from projectiond.postgres.database import Connection
 from projectiond.rebuild.catalogue import Table, read_table, set_local, show
 
 # Only writers of these tables queue behind us meanwhile: the live runner.  Longer than deadlock_timeout (1 s), after

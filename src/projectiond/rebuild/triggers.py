@@ -11,7 +11,7 @@ from typing import LiteralString
 
 from psycopg.sql import SQL, Identifier
 
-from projectiond.database import Connection
+from projectiond.postgres.database import Connection
 from projectiond.rebuild.catalogue import names_relative_to, trusted
 
 # Parameters: space, home.  Rows: (oid) of each trigger function of the space that has a twin at home.

@@ -28,9 +28,8 @@ from psycopg.sql import SQL, Identifier
 from projectiond import checkpoint as checkpoints
 from projectiond import sql
 from projectiond.checkpoint import Checkpoint
-from projectiond.database import Connection
 from projectiond.errors import ConfigurationError, ConflictError
-from projectiond.highwater import read_store_end
+from projectiond.postgres.database import Connection
 from projectiond.rebuild import space as spaces
 from projectiond.rebuild import statements
 from projectiond.rebuild.aside import Aside
@@ -39,6 +38,7 @@ from projectiond.rebuild.merge import merge
 from projectiond.rebuild.replay import Replay
 from projectiond.rebuild.shape import finish_by
 from projectiond.rebuild.tables import Pair, TablesBusyError, hold_writers, pair_tables
+from projectiond.stream.highwater import read_store_end
 
 PREFIX: Final = "projectiond_verify_"
 

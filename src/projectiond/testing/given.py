@@ -12,7 +12,7 @@ from uuid import UUID
 import pydantic_core
 from psycopg.types.json import Jsonb
 
-from projectiond.database import Connection, fetch_row
+from projectiond.postgres.database import Connection, fetch_row
 
 # When the first event happened, unless the test says otherwise; each further one is a second later.
 BEGINNING: Final = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from projectiond.errors import ConfigurationError
-from projectiond.fault import shown
+from projectiond.plugins.fault import shown
+from projectiond.plugins.registry import Registry, load_projections
 from projectiond.projection import BaseProjection
-from projectiond.registry import Registry, load_projections
 
 # Between a file and a class in it, where it has several.
 SEPARATOR: Final = "::"

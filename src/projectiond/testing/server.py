@@ -26,10 +26,10 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from projectiond.database import Connection, check_server, connect, fetch_row
 from projectiond.errors import ConfigurationError, DatabaseUnavailableError
 from projectiond.failure import describe
-from projectiond.schema import apply_schema
+from projectiond.postgres.database import Connection, check_server, connect, fetch_row
+from projectiond.postgres.schema import apply_schema
 from projectiond.testing import warden
 
 URL_VARIABLE: Final = "PROJECTIOND_TEST_DATABASE_URL"

@@ -16,18 +16,18 @@ from typing import Final, LiteralString
 import structlog
 from psycopg_pool import ConnectionPool
 
-from projectiond import steering
 from projectiond.checkpoint import find
-from projectiond.database import Connection, borrow
-from projectiond.definition import Definition
 from projectiond.errors import ConfigurationError, ConflictError
-from projectiond.limits import Limits
+from projectiond.operating import steering
+from projectiond.plugins.definition import Definition
+from projectiond.plugins.limits import Limits
+from projectiond.plugins.registry import define
+from projectiond.postgres.database import Connection, borrow
+from projectiond.processes.recorder import nowhere
 from projectiond.projection import BaseProjection
-from projectiond.recorder import nowhere
-from projectiond.registry import define
-from projectiond.runner import Runner
-from projectiond.stepper import Outcome
-from projectiond.surroundings import Surroundings
+from projectiond.running.runner import Runner
+from projectiond.running.stepper import Outcome
+from projectiond.running.surroundings import Surroundings
 
 # What a class does not choose: few transactions, so that where they end is for the test to say.
 BATCH_SIZE: Final = 500

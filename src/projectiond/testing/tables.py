@@ -8,7 +8,7 @@ from typing import Any, Final, LiteralString
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from projectiond.database import Connection
+from projectiond.postgres.database import Connection
 
 MAX_ROWS_SHOWN: Final = 3
 MAX_VALUE_SHOWN: Final = 80

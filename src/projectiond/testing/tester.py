@@ -13,8 +13,8 @@ from uuid import UUID
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool
 
-from projectiond.database import Connection, borrow, open_pool
 from projectiond.errors import ConfigurationError, PoisonError
+from projectiond.postgres.database import Connection, borrow, open_pool
 from projectiond.projection import BaseProjection
 from projectiond.testing.blame import of_author
 from projectiond.testing.given import Stream, append, describe_next

@@ -1,0 +1,1 @@
+"""What the daemon's processes know of each other, and say to each other."""
