@@ -23,14 +23,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import psycopg
-from psycopg import conninfo
 
 from projectiond import checkpoint as checkpoints
 from projectiond import logs, sql, systemd
 from projectiond.errors import ConfigurationError, DatabaseUnavailableError
 from projectiond.foreman import Foreman
 from projectiond.http.crew import Builder, Crew, Member, add_numbers
-from projectiond.postgres.database import CONNECT_TIMEOUT_SECONDS, connect
+from projectiond.postgres.database import CONNECT_TIMEOUT_SECONDS, connect, count_hosts
 from projectiond.processes.child import Child
 from projectiond.processes.counters import ProjectionNumbers, Wakeup
 from projectiond.processes.recorder import InHand
@@ -299,7 +298,8 @@ class Supervisor:
             systemd.notify_watchdog()
         if ready != self._told_ready:
             self._told_ready = ready
-            systemd.notify_status(f"{ready} of {len(self._posts)} workers are at work")
+            where_to_look = "" if ready == len(self._posts) else '; "projectiond check" and the log say why'
+            systemd.notify_status(f"{ready} of {len(self._posts)} workers are at work{where_to_look}")
 
     # --- the end
 
@@ -322,15 +322,6 @@ class Supervisor:
             )
         log.info(logs.DAEMON_STOPPED, killed=len(left))
         return 1 if left else 0
-
-
-def count_hosts(dsn: str | None) -> int:
-    """Say how many servers a connection string names."""
-    try:
-        parts = conninfo.conninfo_to_dict(dsn or "")
-    except psycopg.ProgrammingError:
-        return 1
-    return str(parts.get("host") or parts.get("hostaddr") or "").count(",") + 1
 
 
 def _await_signal() -> signal.Signals | None:

@@ -169,6 +169,15 @@ def describe_target(dsn: str) -> str:
     return f'database "{name}" at {host}{port}'
 
 
+def count_hosts(dsn: str | None) -> int:
+    """Say how many servers a connection string names; the time-out of a connection is for each."""
+    try:
+        parts = conninfo.conninfo_to_dict(dsn or "")
+    except psycopg.ProgrammingError:
+        return 1
+    return str(parts.get("host") or parts.get("hostaddr") or "").count(",") + 1
+
+
 def unreachable(dsn: str, error: psycopg.Error) -> DatabaseUnavailableError:
     """Say, for an application's own connection string, why it leads nowhere."""
     return DatabaseUnavailableError(
