@@ -17,6 +17,7 @@ the supervisor itself is killed, workers see their standard input end, and drain
 
 import random
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -96,9 +97,19 @@ class Post:
 class Supervisor:
     """Runs ``settings.workers`` worker processes until a signal or ``until`` says that it is over."""
 
-    def __init__(self, settings: Settings, *, until: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, settings: Settings, *, until: Callable[[], bool] = lambda: False, listener: socket.socket | None = None
+    ) -> None:
+        """Make a supervisor; nothing is started before :meth:`run`.
+
+        Args:
+            settings: With ``database_url`` set.
+            until: Asked at each tick whether it is over.
+            listener: What HTTP is served on, in place of the address of the settings.
+        """
         self._settings = settings
         self._until = until
+        self._listener = listener
         self._silent_seconds = max(SILENT_SECONDS, SILENT_SECONDS_PER_HOST * count_hosts(settings.database_dsn()))
         self._posts = [Post(number) for number in range(1, settings.workers + 1)]
         self._suspicion = Suspicion(settings.max_attempts)
@@ -126,7 +137,7 @@ class Supervisor:
                 # Here, because importing it takes as long as a short command, and only the daemon serves anything.
                 from projectiond.http.server import HttpServer  # noqa: PLC0415
 
-                self._http = HttpServer(self._settings)
+                self._http = HttpServer(self._settings, self._listener)
             log.info(logs.DAEMON_STARTED, workers=len(self._posts))
             while not self._until():
                 ending = _await_signal()

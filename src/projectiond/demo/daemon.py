@@ -1,12 +1,13 @@
 """The demo's daemon: ``projectiond run`` as a process that ends with the demo, however the demo ends.
 
-Started by ``show`` with the settings and the dashboard's token on standard input, a line each, which stays open: its
-end means that the demo is gone.  It
+Started by ``show`` with the settings, the dashboard's token and the number of the socket that listens for it on
+standard input, a line each, which stays open: its end means that the demo is gone.  It
 counts as a user of the embedded server, so it is the one that stops it when the demo was killed.
 """
 
 import os
 import select
+import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -23,11 +24,12 @@ from projectiond.supervisor import Supervisor
 class DaemonProcess:
     """The process, as the demo sees it."""
 
-    def __init__(self, settings: Settings, log_file: Path) -> None:
-        """Start it; what it logs goes to the file."""
+    def __init__(self, settings: Settings, listener: socket.socket, log_file: Path) -> None:
+        """Start it; it serves HTTP on the listener, and what it logs goes to the file."""
         with log_file.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "projectiond.demo.daemon"],
+                pass_fds=[listener.fileno()],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -36,7 +38,7 @@ class DaemonProcess:
             )
         token = settings.http_token
         # What is written for workers has no token.
-        self._tell(f"{settings.to_wire()}\n{token.get_secret_value() if token else ''}\n")
+        self._tell(f"{settings.to_wire()}\n{token.get_secret_value() if token else ''}\n{listener.fileno()}\n")
 
     def exit_code(self) -> int | None:
         """Give its exit code; None while it runs."""
@@ -60,10 +62,12 @@ def main() -> int:
     """Run until the demo ends."""
     settings = Settings.from_wire(sys.stdin.readline())
     token = sys.stdin.readline().strip()
+    descriptor = int(sys.stdin.readline())
     settings = settings.model_copy(update={"http_token": SecretStr(token) if token else None})
     start_embedded()
     logs.configure_logging(settings.log_format, settings.log_level)
-    return Supervisor(settings, until=_has_ended).run()
+    with socket.socket(fileno=descriptor) as listener:
+        return Supervisor(settings, until=_has_ended, listener=listener).run()
 
 
 def _has_ended() -> bool:

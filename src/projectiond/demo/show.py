@@ -76,7 +76,8 @@ def run_demo(stage: Stage, *, seconds: float | None, orders_per_second: float) -
     dsn = start_embedded()
     with connect(dsn, role="demo", statement_timeout_seconds=10) as db, ExitStack() as running:
         apply_schema(db)
-        page = Page(free_port(), secrets.token_hex(TOKEN_BYTES))
+        listener = running.enter_context(listen())
+        page = Page(listener.getsockname()[1], secrets.token_hex(TOKEN_BYTES))
         settings = Settings(
             database_url=SecretStr(dsn),
             projections=(PROJECTIONS,),
@@ -84,7 +85,7 @@ def run_demo(stage: Stage, *, seconds: float | None, orders_per_second: float) -
             http_port=page.port,
             http_token=SecretStr(page.token),
         )
-        daemon = DaemonProcess(settings, LOG_FILE)
+        daemon = DaemonProcess(settings, listener, LOG_FILE)
         running.callback(daemon.stop)
         stream = OrderStream(dsn, orders_per_second * STEPS_PER_ORDER)
         running.callback(stream.stop)
@@ -187,16 +188,13 @@ class Page:
         return f"the dashboard: http://127.0.0.1:{self.port}/ (to pause or rebuild there, the token is {self.token})"
 
 
-def free_port() -> int:
-    """Give the usual port, or another one when somebody has it."""
+def listen() -> socket.socket:
+    """Listen on the usual port, or on another one when somebody has it."""
     usual = int(Settings.model_fields["http_port"].default)
-    for port in (usual, 0):
-        with socket.socket() as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with suppress(OSError):
-                trial.bind(("127.0.0.1", port))
-                return int(trial.getsockname()[1])
-    return 0
+    try:
+        return socket.create_server(("127.0.0.1", usual))
+    except OSError:
+        return socket.create_server(("127.0.0.1", 0))
 
 
 def footing(command: str) -> str:

@@ -73,14 +73,19 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """Serves what ``http`` has to say."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, listener: socket.socket | None = None) -> None:
         """Open the socket.
+
+        Args:
+            settings: What it serves, and where.
+            listener: A socket that listens already, in place of one at the address of the settings.
 
         Raises:
             ConfigurationError: The address cannot be listened on.
         """
         self._settings = settings
-        self._socket = _listen(settings.http_host, settings.http_port)
+        self._socket = listener or _listen(settings.http_host, settings.http_port)
+        self._socket.setblocking(False)  # noqa: FBT003 - the standard library's own signature
         self._crew = Crew(taken_at=time.monotonic())
         vigil = Vigil(
             # Before that a handler that takes its time is in the right.
@@ -199,5 +204,4 @@ def _listen(host: str, port: int) -> socket.socket:
         )
         why = "another process, perhaps another daemon, listens there" if is_taken else error.strerror or str(error)
         raise ConfigurationError(f"cannot serve HTTP on {host} port {port}: {why}", hint=hint) from error
-    listener.setblocking(False)  # noqa: FBT003 - the standard library's own signature
     return listener
