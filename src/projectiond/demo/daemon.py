@@ -1,8 +1,8 @@
 """The demo's daemon: ``projectiond run`` as a process that ends with the demo, however the demo ends.
 
 Started by ``show`` with the settings, the dashboard's token and the number of the socket that listens for it on
-standard input, a line each, which stays open: its end means that the demo is gone.  It
-counts as a user of the embedded server, so it is the one that stops it when the demo was killed.
+standard input, a line each, which stays open: its end means that the demo is gone.  It counts as a user of the
+embedded server, so it is the one that stops it when the demo was killed.
 """
 
 import os
