@@ -123,9 +123,16 @@ class Daemon:
             return AT_WORK in log.read()
 
     def last_words(self) -> str:
-        """Give the end of its log."""
-        lines = self.log_file.read_text(errors="replace").splitlines()
-        return lines[-1][:300] if lines else "without a word"
+        """Give the sentence that it has ended with, else the end of its log.
+
+        The workers of a supervisor that was killed before may still write to the same log.
+        """
+        self.log_file.touch()
+        with self.log_file.open("rb") as log:
+            log.seek(self._log_begins)
+            lines = log.read().decode(errors="replace").splitlines()
+        sentences = [line for line in lines if line.startswith("projectiond: ")]
+        return next(reversed(sentences or lines), "without a word")[:300]
 
     def workers(self) -> list[psutil.Process]:
         """Give its workers, and its builder if there is one."""

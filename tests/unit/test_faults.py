@@ -14,6 +14,7 @@ from faults.expected import Verdict
 from faults.proxy import Proxy
 from faults.report import Report, tell_failure
 from faults.rounds import Outcome, Plan, plan_round
+from faults.scene import Daemon
 
 KINDS = list(all_kinds().values())
 DOCUMENT = Path(__file__).parents[2] / "docs" / "faults.md"
@@ -120,3 +121,12 @@ def test_a_slow_network_delivers_late(line: tuple[Proxy, socket.socket]) -> None
     caller.sendall(b"late")
     assert _hears(caller, 0.2) == b""
     assert _hears(caller, 5) == b"late"
+
+
+def test_a_daemons_last_words_are_its_own_and_not_those_of_orphans_that_write_to_the_same_log(tmp_path: Path) -> None:
+    daemon = Daemon(1, tmp_path / "daemon", {})
+    assert daemon.last_words() == "without a word"
+    daemon.log_file.write_text('projectiond: cannot connect\n{"worker": 2, "event": "highwater.released"}\n')
+    assert daemon.last_words() == "projectiond: cannot connect"
+    daemon.log_file.write_text('{"event": "daemon.started"}\n')
+    assert daemon.last_words() == '{"event": "daemon.started"}'
