@@ -29,20 +29,18 @@ EVENTS: Final = {"event": 200_000, "batch": 600_000, "row": 600_000}
 SECONDS: Final = 4
 SAMPLES_A_SECOND: Final = 250
 
-_STATEMENTS: Final = (
-    "psycopg/",
-    *(f"projectiond/{name}.py" for name in ["connection", "cursor", "express", "guard", "statements"]),
-)
+# In each stack of the thread that is asked about.
+RUNNER: Final = "projectiond/running/runner.py"
 
 SHARES: Final = (
-    ("asking for events, and making them of rows", ("projectiond/reader.py", "projectiond/recent.py")),
+    ("asking for events, and making them of rows", ("projectiond/stream/",)),
     ("decoding and validating their data", ("pydantic/", "json/", "Event.data", "Event._decoded", "Event.typed")),
     ("converting parameters", ("PostgresQuery", "psycopg/types/", "Transformer")),
     ("loading rows", ("RowByKey.load", "RowTable.load")),
     ("writing rows", ("RowTable.write", "RowTable.settle")),
-    ("handing statements to psycopg, taking answers", _STATEMENTS),
+    ("handing statements to psycopg, taking answers", ("psycopg/", "projectiond/postgres/")),
     ("the projection's own code", ("(orders_by_",)),
-    ("calling it", ("projectiond/kinds/", "projectiond/definition.py", "projectiond/event.py")),
+    ("calling it", ("projectiond/kinds/", "projectiond/plugins/definition.py", "projectiond/event.py")),
     ("the runner", ("projectiond/",)),
 )
 
@@ -83,7 +81,7 @@ def share_out(stacks: Iterable[str]) -> list[tuple[str, float]]:
     samples: Counter[str] = Counter()
     for line in stacks:
         stack, _, count = line.rpartition(" ")
-        if "projectiond/runner.py" in stack and "Runner._wait" not in stack:
+        if RUNNER in stack and "Runner._wait" not in stack:
             samples[_name(stack)] += int(count)
     return [(name, count / samples.total()) for name, count in samples.most_common()]
 

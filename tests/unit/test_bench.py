@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import projectiond
 from bench import chart, loans, markdown, profile, server_alone, writers
 from bench.catchup_orders import ENTRANTS, GROUP
 from bench.domain import DOMAINS
@@ -219,14 +220,20 @@ def test_the_page_gets_a_table_for_each_group_with_goals_and_extremes() -> None:
     )
 
 
+def test_samples_are_told_apart_by_modules_that_exist() -> None:
+    marks = [mark for _, marks in profile.SHARES for mark in marks if mark.startswith("projectiond/")]
+    source = Path(projectiond.__file__).parents[1]
+    assert [mark for mark in [profile.RUNNER, *marks] if not (source / mark).exists()] == []
+
+
 def test_a_sample_belongs_to_the_innermost_work_that_has_a_name() -> None:
-    runner = "thread (7): runner orders_by_row;Runner.run (projectiond/runner.py:1)"
+    runner = "thread (7): runner orders_by_row;Runner.run (projectiond/running/runner.py:1)"
     stacks = [
-        f"{runner};EventReader.ask (projectiond/reader.py:2);Cursor.execute (psycopg/cursor.py:3) 2",
+        f"{runner};EventReader.ask (projectiond/stream/reader.py:2);Cursor.execute (psycopg/cursor.py:3) 2",
         f"{runner};_Fold.handle (projectiond/kinds/row.py:4) 1",
         f"{runner};_Fold.handle (projectiond/kinds/row.py:4);OrdersByRow.paid (orders_by_row.py:5) 1",
-        f"{runner};Runner._wait (projectiond/runner.py:6) 99",
-        "thread (8);Watcher.run (projectiond/watcher.py:7) 99",
+        f"{runner};Runner._wait (projectiond/running/runner.py:6) 99",
+        "thread (8);Watcher.run (projectiond/stream/watcher.py:7) 99",
     ]
     assert profile.share_out(stacks) == [
         ("asking for events, and making them of rows", 0.5),
