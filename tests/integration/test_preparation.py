@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from projectiond import checkpoint as checkpoints
+from projectiond.builds.build import record_build
 from projectiond.errors import ConfigurationError
 from projectiond.event import Event
 from projectiond.plugins.definition import Definition
@@ -169,6 +170,35 @@ def test_a_table_that_a_new_version_has_is_made(database: Database, conn: Connec
     conn.execute("DROP TABLE journal")
     conn.execute("UPDATE projection_builds SET fingerprint = jsonb_set(fingerprint, '{schema}', '\"another\"')")
     numbers = append_many(conn, 5)
+    with Daemon(database, journal()) as daemon:
+        daemon.wait_until_at("journal", numbers[-1])
+        assert daemon.applied() == numbers
+
+
+def test_a_table_that_an_accepted_version_has_more_is_made(
+    database: Database, db: databases.Connection, conn: Connection
+) -> None:
+    before, more = journal(), "; CREATE TABLE IF NOT EXISTS further (n int)"
+    after = journal(schema=f"{before.schema}{more}", tables=("journal", "further"))
+    numbers = append_many(conn, 5)
+    with Daemon(database, before) as daemon:
+        daemon.wait_until_at("journal", numbers[-1])
+    # As `projectiond plan --accept` does, before the daemon has met the new version.
+    record_build(db, define(after), "accepted")
+    numbers += append_many(conn, 5)
+    with Daemon(database, after) as daemon:
+        daemon.wait_until_at("journal", numbers[-1])
+        assert daemon.applied() == numbers
+    conn.execute("DROP TABLE journal, further")
+    with pytest.raises(ConfigurationError, match="would make journal, further anew and empty"):
+        prepare(db, define(after), unchecked)
+
+
+def test_a_projection_that_was_set_to_0_by_hand_makes_its_tables_anew(database: Database, conn: Connection) -> None:
+    numbers = append_many(conn, 5)
+    with Daemon(database, journal()) as daemon:
+        daemon.wait_until_at("journal", numbers[-1])
+    conn.execute("DROP TABLE journal; UPDATE projection_checkpoints SET last_sequence_number = 0, last_event_id = NULL")
     with Daemon(database, journal()) as daemon:
         daemon.wait_until_at("journal", numbers[-1])
         assert daemon.applied() == numbers

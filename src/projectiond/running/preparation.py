@@ -177,11 +177,15 @@ def _refuse_hidden(db: Connection, definition: Definition, before: Mapping[str, 
 def _refuse_remade(db: Connection, definition: Definition, absent: Sequence[str]) -> None:
     remade = [table for table in absent if _exists(db, table)]
     kept = checkpoints.find(db, definition.name) if remade else None
-    if kept is None or kept.status == "rebuilding" or not _has_applied(db, definition.name):
+    if kept is None or not kept.position or kept.status == "rebuilding" or not _has_applied(db, definition.name):
+        # At 0, where somebody may have set it who has dropped them, it begins anew.
         return
     build = read_builds(db).get(definition.name)
     if build is None or build.difference_to(definition):
         # A new version has more tables, which is said already.
+        return
+    if build.built_by in {"adopted", "accepted"} and len(remade) < len(definition.tables):
+        # The tables of an older version, which may have had fewer.
         return
     raise ConfigurationError(
         f'the read model of "{definition.name}" is gone: its `schema` would make {", ".join(remade)} anew and empty, '
