@@ -1,5 +1,8 @@
 """A pool goes on trying at short intervals, however long the database has been away."""
 
+import logging
+import time
+from contextlib import closing
 from typing import Any
 
 import psycopg
@@ -38,3 +41,26 @@ def test_a_runner_that_waits_for_a_connection_gets_one_soon_after_the_pool_has_g
         eventually(lambda: len(refused) > 3)
         is_refusing = False
         daemon.wait_until_at("journal", append(database.connect(), "OrderPlaced"))
+
+
+def test_a_pool_whose_thread_is_held_up_while_it_asks_begins_anew_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a busy machine a thread may wait for the interpreter between any two of its steps."""
+    refused: list[str] = []
+
+    def refuse(dsn: str, **_: object) -> Connection:
+        refused.append(dsn)
+        raise psycopg.OperationalError("sorry, too many clients already")
+
+    def hold_up(record: logging.LogRecord) -> bool:
+        if record.msg.startswith("connection requested"):
+            time.sleep(0.02)
+        return True
+
+    monkeypatch.setattr(Connection, "connect", refuse)
+    monkeypatch.setattr(database_module, "LONGEST_RECONNECT_SECONDS", 0.01)
+    monkeypatch.setattr(logging.getLogger("psycopg.pool"), "filters", [hold_up])
+    caplog.set_level("INFO", "psycopg.pool")
+    with closing(database_module.open_pool("", role="runner", statement_timeout_seconds=1, size=2)):
+        eventually(lambda: len(refused) > 6, 10, "the pool has given up")
