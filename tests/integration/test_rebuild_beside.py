@@ -107,6 +107,29 @@ def test_the_live_tables_are_served_and_updated_until_they_become_what_the_repla
         assert daemon.log.lines(logs.PROJECTION_PAUSED) == []
 
 
+def test_tables_that_were_dropped_come_back(database: Database, kind: Journal) -> None:
+    conn = database.connect()
+    projection = kind("journal")
+    numbers = append_many(conn, 20)
+    with Daemon(database, projection) as daemon:
+        daemon.wait_until_at("journal", numbers[-1])
+    conn.execute("DROP TABLE journal")
+    numbers += append_many(conn, 20)
+    with Daemon(database, projection) as daemon:
+        assert "is gone" in daemon.wait_for_status("journal", "paused")["error"]
+        daemon.set_status("journal", "rebuilding")
+        daemon.log.wait_for(logs.PROJECTION_STOOD_STILL)
+        # Called off, it has not gone on in empty ones meanwhile.
+        daemon.set_status("journal", "running")
+        assert "is gone" in daemon.wait_for_status("journal", "paused")["error"]
+        daemon.set_status("journal", "rebuilding")
+        assert build(database, projection) is Result.FINISHED
+        assert sorted(daemon.applied()) == numbers
+        numbers.append(append(conn, "OrderPlaced"))
+        daemon.wait_until_at("journal", numbers[-1])
+        assert sorted(daemon.applied()) == numbers
+
+
 class Totals(Projection):
     """A read model whose rows do not depend on how they were made, so that most of them stay as they are."""
 

@@ -7,7 +7,7 @@ keeps two workers from creating the same table at the same moment.
 A projection does not begin at 0 on tables that hold rows already: they were filled by something whose position is not
 known, and applying every event again would count it twice.  Nor does it go on in new tables that hide the ones it has
 filled, as a role would make whose own schema comes first in the search_path, or in place of ones that were dropped:
-they would lack all that came before.
+they would lack all that came before.  Not even while a rebuild is in progress, for that may be called off.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -177,7 +177,7 @@ def _refuse_hidden(db: Connection, definition: Definition, before: Mapping[str, 
 def _refuse_remade(db: Connection, definition: Definition, absent: Sequence[str]) -> None:
     remade = [table for table in absent if _exists(db, table)]
     kept = checkpoints.find(db, definition.name) if remade else None
-    if kept is None or not kept.position or kept.status == "rebuilding" or not _has_applied(db, definition.name):
+    if kept is None or not kept.position or kept.is_rebuilt_in_place or not _has_applied(db, definition.name):
         # At 0, where somebody may have set it who has dropped them, it begins anew.
         return
     build = read_builds(db).get(definition.name)
@@ -187,10 +187,11 @@ def _refuse_remade(db: Connection, definition: Definition, absent: Sequence[str]
     if build.built_by in {"adopted", "accepted"} and len(remade) < len(definition.tables):
         # The tables of an older version, which may have had fewer.
         return
+    hint = f'run "projectiond rebuild {definition.name}"; or put back what was there, then set the status to running'
     raise ConfigurationError(
         f'the read model of "{definition.name}" is gone: its `schema` would make {", ".join(remade)} anew and empty, '
         f"although events up to {kept.position} have been applied",
-        hint=f'run "projectiond rebuild {definition.name}"; or put back what was there, then set the status to running',
+        hint="the rebuild that is in progress brings it back" if kept.is_rebuilt_beside else hint,
     )
 
 
