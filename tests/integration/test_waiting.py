@@ -13,6 +13,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any, Final, LiteralString
 
 import psycopg
@@ -24,6 +25,7 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from projectiond import sql
 from projectiond.checkpoint import Checkpoint
+from projectiond.cli import application, progress
 from projectiond.errors import (
     ConfigurationError,
     DatabaseUnavailableError,
@@ -857,3 +859,27 @@ def test_writers_that_roll_back_read_their_writes_too(database: Database) -> Non
             for done in [threads.submit(write, seed, ways[seed % 2]) for seed in range(4)]:
                 done.result(LONG_SECONDS)
     assert misses == []
+
+
+# --- the command
+
+
+@pytest.mark.any_server
+def test_a_command_that_answers_to_a_machine_tells_beside_its_answer_how_far_it_is(
+    database: Database,
+    conn: Connection,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    append_many(conn, 2)
+    conn.execute("INSERT INTO projection_checkpoints (projection_name, last_sequence_number) VALUES ('seen', 1)")
+    monkeypatch.setenv("DATABASE_URL", database.dsn)
+    monkeypatch.setenv("PROJECTIOND_PROJECTIONS", str(tmp_path))
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    assert application.main(["wait", "seen", "--timeout", "0.3", "--json"]) == application.TIMED_OUT
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "projectiond: seen: 1 of 2 (50 %)" in told.err
+    assert application.main(["wait", "seen", "--timeout", "0.3"]) == application.TIMED_OUT
+    assert "seen: 1 of 2 (50 %)" in capsys.readouterr().out

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 
 from projectiond.cli.output import is_terminal, tell
+from projectiond.cli.target import say
 
 # Without a terminal: often enough to see that it lives, seldom enough for a log.
 LINE_SECONDS: Final = 5.0
@@ -32,8 +33,14 @@ class _Track:
 class Progress:
     """Shows positions on their way to a target."""
 
-    def __init__(self) -> None:
-        self._bars = _bars() if is_terminal() else None
+    def __init__(self, *, is_aside: bool = False) -> None:
+        """Begin to show.
+
+        Args:
+            is_aside: On stderr, for stdout is given to machines, which want the result alone.
+        """
+        self._bars = _bars() if is_terminal() and not is_aside else None
+        self._tell = say if is_aside else tell
         self._tracks: dict[str, _Track] = {}
         self._told_at = time.monotonic()
         self._asked_at = time.monotonic()
@@ -67,7 +74,9 @@ class Progress:
             self._bars.refresh()
         elif time.monotonic() - self._told_at >= LINE_SECONDS:
             self._told_at = time.monotonic()
-            tell(*(_line(name, track, target) for name, track in self._tracks.items() if track.position < target))
+            for name, track in self._tracks.items():
+                if track.position < target:
+                    self._tell(_line(name, track, target))
 
     def is_due(self) -> bool:
         """Say, now and then, that it is time to look for what holds things up."""

@@ -64,14 +64,14 @@ def catchup(
         # A rebuild that had stopped is tried again.
         db.execute(sql.steering.FORGET_REBUILD_ERRORS, {"names": names})
     _send_log_to_stderr()
-    pursuit = _Pursuit(target, names, upto)
+    pursuit = _Pursuit(target, names, upto, as_json=as_json)
     level: Literal["debug", "warning"] = "debug" if options.is_debug else "warning"
     # Without HTTP: it may run beside the daemon, whose port that is.
     settings = target.settings.model_copy(update={"log_level": level, "http_port": 0})
     logs.configure_logging(settings.log_format, settings.log_level, stream=sys.stderr)
     with pursuit.progress:
         code = Supervisor(settings, until=pursuit.is_over).run()
-    pursuit.conclude(as_json=as_json)
+    pursuit.conclude()
     if registry.faults:
         raise ConfigurationError("some plugins could not be loaded, so their projections are not caught up")
     raise typer.Exit(code)
@@ -80,8 +80,9 @@ def catchup(
 class _Pursuit:
     """What catchup waits for: every projection at the target, or paused."""
 
-    def __init__(self, target: Target, names: Sequence[str], upto: int) -> None:
-        self.progress = Progress()
+    def __init__(self, target: Target, names: Sequence[str], upto: int, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self.progress = Progress(is_aside=as_json)
         self._target = target
         self._arrivals = {name: Arrival(upto) for name in names}
         self._upto = upto
@@ -104,7 +105,7 @@ class _Pursuit:
             self._db.close()
         self._db = None
 
-    def conclude(self, *, as_json: bool) -> None:
+    def conclude(self) -> None:
         """Say what came of it.
 
         Raises:
@@ -123,7 +124,7 @@ class _Pursuit:
                     told.append(f"left out {name}: an operator has paused it at {now.position}")
             elif now is not None and self._is_over:
                 told.append(f"{name} is at {now.position}: it has everything up to {self._upto}")
-        tell(*([json.dumps(self._as_object(), indent=2)] if as_json else told))
+        tell(*([json.dumps(self._as_object(), indent=2)] if self._as_json else told))
         if not self._is_over:
             failures.append("ended before everything was applied; run it again, it goes on where it stopped")
         if failures:

@@ -51,7 +51,7 @@ def verify(
     target = find_target(context.obj)
     log_warnings(target, context.obj)
     definition = find_definition(target.settings, name)
-    with Progress() as progress:
+    with Progress(is_aside=as_json) as progress:
         verified = Verification(
             target.dsn,
             definition,
@@ -105,7 +105,7 @@ def materialize(
         with target.connect("materialize") as db:
             upto = position_at(db, moment)
     assert upto is not None  # noqa: S101 - one of the two was given
-    with Progress() as progress:
+    with Progress(is_aside=as_json) as progress:
         Materialization(
             target.dsn,
             definition,

@@ -51,7 +51,8 @@ def wait(
 
     For deployments and tests: append, then wait, then read the read model. A number that was rolled back counts as
     reached once everything below it is. A number beyond the store's end is waited for. Where the output is no
-    terminal, a line every 5 seconds says how far it is; who holds the high-water mark is said, too.
+    terminal, a line every 5 seconds says how far it is (with --json on stderr); who holds the high-water mark is said,
+    too.
 
     Example: projectiond wait order_summary --timeout 30
 
@@ -62,7 +63,7 @@ def wait(
         find_names(db, target.settings, [name])
         upto = read_head(db) if sequence is None else sequence
         _warn_without_daemon(db)
-        checkpoint = _follow(db, name, Arrival(upto), timeout_seconds=timeout)
+        checkpoint = _follow(db, name, Arrival(upto), timeout_seconds=timeout, progress=Progress(is_aside=as_json))
     if as_json:
         tell(json.dumps({"projection": name, "position": checkpoint.position, "upto": upto}))
     else:
@@ -119,13 +120,15 @@ def _rebuilt_upto(now: Checkpoint) -> int:
     return now.position if now.is_reset else 0
 
 
-def _follow(db: Connection, name: str, arrival: Arrival, *, timeout_seconds: float | None) -> Checkpoint:
+def _follow(
+    db: Connection, name: str, arrival: Arrival, *, timeout_seconds: float | None, progress: Progress
+) -> Checkpoint:
     """Stay until a projection has arrived; give its row."""
     told_hold = ""
     # The name is known to a plugin at least: its row may be yet to come.
     steps = watch(name, arrival, timeout_seconds, is_known=True)
     step = next(steps)
-    with Progress() as progress:
+    with progress:
         while not isinstance(step, Checkpoint):
             if isinstance(step, Question):
                 step = steps.send(db.execute(step.statement, step.parameters).fetchall())
