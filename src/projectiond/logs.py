@@ -88,7 +88,7 @@ EVENTS: Final[Mapping[str, str]] = MappingProxyType(
         LEASE_ACQUIRED: "this worker now runs the projection",
         LEASE_RELEASED: "this worker has given the projection back",
         LEASE_LOST: "the connection that held the leases is gone; this worker's runners stop",
-        LEASE_HINDERED: "somebody has a table locked: roster and statuses have to wait, leases do not",
+        LEASE_HINDERED: "somebody has a table locked, or took it away: roster and statuses have to wait, leases do not",
         PROJECTION_STARTED: "a runner began at this checkpoint",
         PROJECTION_STOPPED: "a runner ended and will not go on by itself; the error says why",
         PROJECTION_CHANGED: "the code or the schema is not what built the tables; `changed` names the parts",

@@ -237,12 +237,18 @@ class Worker:
             leases.announce()
 
     def _aside(self, step: Callable[[Connection], object]) -> None:
-        """Do what no lease depends on; where somebody has a table locked, it is left for a later tick."""
+        """Do what no lease depends on; where somebody has a table locked or taken away, it is left for a later tick."""
         if self._lease_db is None:
             return
         try:
             step(self._lease_db)
-        except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as error:
+        except (
+            psycopg.errors.LockNotAvailable,
+            psycopg.errors.QueryCanceled,
+            # A table or a privilege that is gone; a server that is made to read only.
+            psycopg.ProgrammingError,
+            psycopg.errors.ReadOnlySqlTransaction,
+        ) as error:
             self._repeats.log("warning", logs.LEASE_HINDERED, key="aside", error=describe(error))
 
     def _note_held(self, db: Connection) -> None:

@@ -268,6 +268,19 @@ def test_somebody_who_has_tables_locked_that_leases_do_not_need_costs_no_lease(d
         assert not daemon.log.lines(logs.LEASE_LOST)
 
 
+@pytest.mark.any_server
+def test_a_roster_that_is_gone_costs_no_lease(database: Database) -> None:
+    conn = database.connect()
+    with Daemon(database, journal()) as daemon:
+        daemon.wait_until_at("journal", append(conn, "OrderPlaced"))
+        conn.execute("ALTER TABLE projection_workers RENAME TO elsewhere")
+        with Daemon(database, journal("journal"), journal("another"), log=daemon.log) as other:
+            daemon.log.wait_for(logs.LEASE_HINDERED)
+            other.wait_until_at("another", append(conn, "OrderPlaced"))
+            conn.execute("ALTER TABLE elsewhere RENAME TO projection_workers")
+            eventually(lambda: other.ask(b"SELECT 1 FROM projection_workers WHERE held_since ? 'another'"))
+
+
 def test_a_worker_of_a_server_that_is_down_comes_back_with_it(own_server: LocalServer, own_database: Database) -> None:
     with Daemon(own_database, journal()) as daemon:
         daemon.wait_until_at("journal", append(own_database.connect(), "OrderPlaced"))
