@@ -1,6 +1,8 @@
 """The command line's parts that need no database: arguments, sentences, tables, the shop of the demo."""
 
+import json
 import uuid
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -86,6 +88,18 @@ def test_a_daemon_that_is_interrupted_before_it_has_begun_is_stopped_in_order(
 
     monkeypatch.setattr(cli, "app", interrupted)
     assert cli.main(words) == 0
+
+
+def test_a_check_tells_machines_of_settings_that_are_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "wrong.toml"
+    file.write_text("workers = -1")
+    assert cli.main(["check", "--config", str(file), "--json"]) == 1
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert (found["ok"], told.err) == ([], "")
+    assert "workers" in found["faults"][0]
+    assert cli.main(["check", "--config", str(file)]) == 1
+    assert capsys.readouterr().err == "".join(f"projectiond: {fault}\n" for fault in found["faults"])
 
 
 def test_a_grid_becomes_aligned_lines_of_printable_text() -> None:

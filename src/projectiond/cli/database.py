@@ -13,7 +13,7 @@ from projectiond import sql
 from projectiond.builds.change import read_changes
 from projectiond.cli.names import load_plugins
 from projectiond.cli.output import tell
-from projectiond.cli.target import Target, find_target
+from projectiond.cli.target import Options, Target, find_target
 from projectiond.errors import ConfigurationError, DatabaseUnavailableError, ProjectiondError
 from projectiond.failure import describe, printable
 from projectiond.plugins.definition import Definition
@@ -95,8 +95,21 @@ def check(
 
     Exit codes: 0 all is well, 1 faults were found, a line for each.
     """
-    target = find_target(context.obj)
     findings = _Findings(is_told=not as_json)
+    try:
+        _check(context.obj, findings)
+    except (ConfigurationError, DatabaseUnavailableError) as error:
+        findings.faults += str(error).splitlines()
+    if as_json:
+        tell(json.dumps({"ok": findings.well, "notes": findings.notes, "faults": findings.faults}, indent=2))
+        raise typer.Exit(1 if findings.faults else 0)
+    if findings.faults:
+        raise ConfigurationError("\n".join(findings.faults))
+    tell("all is well")
+
+
+def _check(options: Options, findings: _Findings) -> None:
+    target = find_target(options)
     findings.note_well("settings")
     registry = load_plugins(target.settings)
     findings.faults += [str(fault) for fault in registry.faults]
@@ -104,17 +117,8 @@ def check(
         findings.note_well(f"projections {', '.join(definition.name for definition in registry.definitions)}")
     elif not findings.faults:
         findings.faults.append('there are no projections; "projectiond new NAME" writes a first one')
-    try:
-        with target.connect("check") as db:
-            _check_database(db, target, registry.definitions, findings)
-    except (ConfigurationError, DatabaseUnavailableError) as error:
-        findings.faults.append(str(error))
-    if as_json:
-        tell(json.dumps({"ok": findings.well, "notes": findings.notes, "faults": findings.faults}, indent=2))
-        raise typer.Exit(1 if findings.faults else 0)
-    if findings.faults:
-        raise ConfigurationError("\n".join(findings.faults))
-    tell("all is well")
+    with target.connect("check") as db:
+        _check_database(db, target, registry.definitions, findings)
 
 
 def _check_database(db: Connection, target: Target, definitions: Sequence[Definition], findings: _Findings) -> None:
