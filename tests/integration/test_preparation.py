@@ -194,6 +194,17 @@ def test_a_table_that_an_accepted_version_has_more_is_made(
         prepare(db, define(after), unchecked)
 
 
+def test_a_dropped_table_is_missed_also_where_the_handlers_are_others(
+    database: Database, db: databases.Connection, conn: Connection
+) -> None:
+    with Daemon(database, journal()) as daemon:
+        daemon.wait_until_at("journal", append_many(conn, 5)[-1])
+    conn.execute("DROP TABLE journal")
+    conn.execute("UPDATE projection_builds SET fingerprint = jsonb_set(fingerprint, '{code,note}', '\"another\"')")
+    with pytest.raises(ConfigurationError, match="would make journal anew and empty"):
+        prepare(db, define(journal()), unchecked)
+
+
 def test_a_projection_that_was_set_to_0_by_hand_makes_its_tables_anew(database: Database, conn: Connection) -> None:
     numbers = append_many(conn, 5)
     with Daemon(database, journal()) as daemon:

@@ -181,8 +181,8 @@ def _refuse_remade(db: Connection, definition: Definition, absent: Sequence[str]
         # At 0, where somebody may have set it who has dropped them, it begins anew.
         return
     build = read_builds(db).get(definition.name)
-    if build is None or build.difference_to(definition):
-        # A new version has more tables, which is said already.
+    if build is None or not build.difference_to(definition).is_schema_same:
+        # A new version may have more tables; that it is another is said already.
         return
     if build.built_by in {"adopted", "accepted"} and len(remade) < len(definition.tables):
         # The tables of an older version, which may have had fewer.
