@@ -646,9 +646,10 @@ END
 $$;
 
 -- A row is a rebuild in progress. Beside the live tables it appears together with the space in which the new ones are
--- built (docs/adr/0010), and every transaction there moves position_sequence_number along; error_message has what keeps
--- it from going on. In place it is the wish, until is_begun says that the tables have been emptied: a restarted daemon
--- then goes on instead of emptying them again. target_sequence_number is the store's end when it began.
+-- built (docs/adr/0009-rebuild-beside.md), and every transaction there moves position_sequence_number along;
+-- error_message has what keeps it from going on. In place it is the wish, until is_begun says that the tables have been
+-- emptied: a restarted daemon then goes on instead of emptying them again. target_sequence_number is the store's end when
+-- it began.
 CREATE TABLE IF NOT EXISTS projection_rebuilds (
     projection_name VARCHAR(100) PRIMARY KEY,
     started_at TIMESTAMPTZ NOT NULL DEFAULT NOW(),

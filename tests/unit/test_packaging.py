@@ -1,5 +1,6 @@
 """What is in the wheel: all that an installed daemon needs, also when it was built from the sdist."""
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -56,3 +57,10 @@ def test_the_wheel_holds_schema_and_sample_projections(
 
 def test_the_version_stands_in_one_place(sdist: Path) -> None:
     assert sdist.name == f"projectiond-{projectiond.__version__}.tar.gz"
+
+
+def test_decisions_that_the_sources_name_are_there() -> None:
+    sources = [ROOT / "schema.sql", *(ROOT / "src").rglob("*.py")]
+    named = {name for source in sources for name in re.findall(r"docs/adr/[\w.-]*\w", source.read_text())}
+    assert named
+    assert {name for name in named if not (ROOT / name).is_file()} == set()

@@ -1,4 +1,6 @@
-"""A rebuild beside the live tables: the same projection in a world of its own (docs/adr/0009).
+"""A rebuild beside the live tables: the same projection in a world of its own.
+
+The reasons are in docs/adr/0009-rebuild-beside.md.
 
 space    a schema with the new tables and with bookkeeping of the same names as the daemon's own
 replay   the ordinary runner, at work in a space
