@@ -273,7 +273,7 @@ class Stepper:
 
     def _apply(self, db: Connection, checkpoint: Checkpoint, mark: int) -> Generator[None]:
         """Apply what comes next in one transaction, or find out which event cannot be applied."""
-        if checkpoint.position >= self.careful_upto:
+        if self.careful_upto and checkpoint.position >= self.careful_upto:
             self.careful_upto = 0
         is_single = bool(self.careful_upto) or self.pace.most == 1
         if self.careful_upto:
