@@ -1,34 +1,38 @@
-"""The exposition: samples of the declared families, in Prometheus' text format.
+"""The exposition: samples of the declared families, in Prometheus' text format by its own library.
 
-Fifty projections have four thousand samples, and whoever monitors asks again and again.  So a sample becomes a line at
-once, and no object.  Source: the Prometheus documentation, Exposition formats, Text-based format.
+Fifty projections have four thousand samples, which take the library some twenty milliseconds.  So it is written at most
+once a second, for all who ask (``kept``).
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, TypeAlias
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
 
 from projectiond.http.families import FAMILIES, Family
 
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
 _PREFIX: Final = "projectiond_"
 _BY_NAME: Final[Mapping[str, Family]] = {family.name.removeprefix(_PREFIX): family for family in FAMILIES}
-_ESCAPES: Final = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
+
+_Metric: TypeAlias = GaugeMetricFamily | CounterMetricFamily | HistogramMetricFamily
+_MAKE: Final = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily, "histogram": HistogramMetricFamily}
 
 
-class Exposition:
+class Exposition(Collector):
     """Filled in, then written."""
 
     def __init__(self) -> None:
-        # By family, without the prefix; a family's lines have to be together.
-        self._lines: dict[str, list[str]] = {}
+        self._metrics: dict[str, _Metric] = {}
 
     def add(self, name: str, number: float | None, *labels: str) -> None:
         """Add a sample of a gauge or a counter; ``None``: it is not known, and its family is only declared."""
-        lines = self._lines_of(name)
-        if number is not None:
-            lines.append(f"{_PREFIX}{name}{_labels(_BY_NAME[name].labels, labels)} {_number(number)}\n")
+        metric = self._metric(name)
+        if number is not None and not isinstance(metric, HistogramMetricFamily):
+            metric.add_metric(labels, float(number))
 
     def add_histogram(
         self, name: str, bounds: Sequence[float], counts: Iterable[int], total: float, *labels: str
@@ -42,37 +46,26 @@ class Exposition:
             total: The sum of what was observed.
             labels: As the family has them.
         """
-        lines = self._lines_of(name)
-        own = _labels(_BY_NAME[name].labels, labels)
-        beginning = f'{_PREFIX}{name}_bucket{own[:-1]},le="'
+        metric = self._metric(name)
+        buckets: list[tuple[str, float]] = []
         count = 0
         # With a point, for Prometheus 3 writes bounds so: "1" and "1.0" would be two series to others.
         for bound, more in zip([*map(repr, map(float, bounds)), "+Inf"], counts, strict=True):
             count += more
-            lines.append(f'{beginning}{bound}"}} {count}\n')
-        lines.append(f"{_PREFIX}{name}_count{own} {count}\n{_PREFIX}{name}_sum{own} {_number(total)}\n")
+            buckets.append((bound, float(count)))
+        if isinstance(metric, HistogramMetricFamily):
+            metric.add_metric(labels, buckets, total)
+
+    def collect(self) -> Iterable[_Metric]:
+        """Give what was added, to the library."""
+        return self._metrics.values()
 
     def text(self) -> bytes:
         """Write it."""
-        return "".join(line for lines in self._lines.values() for line in lines).encode()
+        return generate_latest(self)
 
-    def _lines_of(self, name: str) -> list[str]:
-        lines = self._lines.get(name)
-        if lines is None:
+    def _metric(self, name: str) -> _Metric:
+        if name not in self._metrics:
             family = _BY_NAME[name]
-            head = f"# HELP {family.name} {family.meaning}\n# TYPE {family.name} {family.type}\n"
-            lines = self._lines[name] = [head]
-        return lines
-
-
-def _labels(names: Sequence[str], values: Sequence[str]) -> str:
-    if not names:
-        return ""
-    pairs = (f'{name}="{value.translate(_ESCAPES)}"' for name, value in zip(names, values, strict=True))
-    return f"{{{','.join(pairs)}}}"
-
-
-def _number(number: float) -> str:
-    if math.isfinite(number):
-        return repr(float(number))
-    return "NaN" if math.isnan(number) else "+Inf" if number > 0 else "-Inf"
+            self._metrics[name] = _MAKE[family.type](family.name, family.meaning, labels=family.labels)
+        return self._metrics[name]
