@@ -66,8 +66,8 @@ def prepare(db: Connection, definition: Definition, check: Callable[[Connection]
         homes, absent = _homes(db, definition), missing_tables(db, definition)
         apply_schema(db, definition)
         _refuse_hidden(db, definition, homes)
-        _refuse_remade(db, definition, absent)
         missing = missing_tables(db, definition)
+        _refuse_remade(db, definition, [table for table in absent if table not in missing])
         if missing:
             raise ConfigurationError(
                 f'"{definition.name}" declares tables that do not exist: {", ".join(missing)}',
@@ -174,8 +174,7 @@ def _refuse_hidden(db: Connection, definition: Definition, before: Mapping[str, 
     )
 
 
-def _refuse_remade(db: Connection, definition: Definition, absent: Sequence[str]) -> None:
-    remade = [table for table in absent if _exists(db, table)]
+def _refuse_remade(db: Connection, definition: Definition, remade: Sequence[str]) -> None:
     kept = checkpoints.find(db, definition.name) if remade else None
     if kept is None or not kept.position or kept.is_rebuilt_in_place or not _has_applied(db, definition.name):
         # At 0, where somebody may have set it who has dropped them, it begins anew.
