@@ -126,7 +126,7 @@ def kill(daemon: DaemonProcess, server: LocalServer, chance: random.Random) -> s
     """Kill something; give what."""
     what = chance.choice(["builder", "builder", "supervisor", "server"])
     if what == "builder":
-        builders = [pid for pid in daemon.worker_pids() if b"projectiond.rebuild.process" in command_of(pid)]
+        builders = daemon.builder_pids()
         for pid in builders:
             os.kill(pid, signal.SIGKILL)
         return what if builders else ""
@@ -139,12 +139,6 @@ def kill(daemon: DaemonProcess, server: LocalServer, chance: random.Random) -> s
         # It had found no database at its start.
         daemon.start()
     return what
-
-
-def command_of(pid: int) -> bytes:
-    with contextlib.suppress(FileNotFoundError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    return b""
 
 
 def status_of(reporter: Reporter) -> str:

@@ -40,19 +40,6 @@ class Journal(Projection):
 ERROR = b"SELECT error_message FROM projection_rebuilds WHERE error_message IS NOT NULL"
 
 
-def builders(daemon: DaemonProcess) -> list[int]:
-    """Give the process ids of the builders at work."""
-    found = []
-    for pid in daemon.worker_pids():
-        try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except FileNotFoundError:
-            continue
-        if b"projectiond.rebuild.process" in command:
-            found.append(pid)
-    return found
-
-
 def test_a_builder_that_dies_over_an_event_or_is_killed_is_followed_by_another_that_goes_on(
     database: Database, tmp_path: Path
 ) -> None:
@@ -74,7 +61,7 @@ def test_a_builder_that_dies_over_an_event_or_is_killed_is_followed_by_another_t
         (plugins / "exit.txt").unlink()
         at_the_gate = b"SELECT 1 FROM projection_rebuilds WHERE position_sequence_number >= 12"
         eventually(lambda: reporter.ask(at_the_gate), 30)
-        (builder,) = eventually(lambda: builders(daemon))
+        (builder,) = eventually(daemon.builder_pids)
         os.kill(builder, signal.SIGKILL)
         (plugins / "hold.txt").unlink()
         row = reporter.wait_for_status("journal", "running", 30)

@@ -70,6 +70,10 @@ class DaemonProcess:
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
         return [int(pid) for pid in children.split()]
 
+    def builder_pids(self) -> list[int]:
+        """Return the process ids of those of its workers that are builders."""
+        return [pid for pid in self.worker_pids() if b"projectiond.rebuild.process" in _command_of(pid)]
+
     def kill(self) -> None:
         """End the supervisor with SIGKILL, and wait until its workers have seen that and ended too."""
         workers = self.worker_pids()
@@ -96,6 +100,13 @@ class DaemonProcess:
         lines = [line for line in self.log_file.read_text().splitlines() if line.startswith("{")]
         parsed = [json.loads(line) for line in lines]
         return [line for line in parsed if event is None or line["event"] == event]
+
+
+def _command_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def _is_alive(pid: int) -> bool:
