@@ -12,7 +12,7 @@ import typer
 
 from projectiond import checkpoint as checkpoints
 from projectiond.cli.names import find_names
-from projectiond.cli.output import Column, Grid, printable_lines, show, tell
+from projectiond.cli.output import AsJson, Column, Grid, printable_lines, show, tell
 from projectiond.cli.target import find_target, say
 from projectiond.errors import ConfigurationError, ProjectiondError, WaitTimeoutError
 from projectiond.operating import dead_letters
@@ -30,7 +30,6 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A projection's name."
 Numbers = Annotated[
     list[int] | None, typer.Argument(metavar="SEQUENCE", min=1, help="Sequence numbers of events, as list shows them.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="For machines: one JSON object.")]
 All = Annotated[bool, typer.Option("--all", help="All letters of the projection.")]
 
 group = typer.Typer(no_args_is_help=True, help="Show, retry or discard events that a projection could not apply.")
@@ -49,7 +48,7 @@ def list_letters(
     limit: Annotated[
         int, typer.Option("--limit", metavar="N", min=1, max=MOST_LISTED, help="Show the first N of them.")
     ] = 100,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines: one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List a projection's dead letters, in the order of their events.
 

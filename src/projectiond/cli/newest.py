@@ -7,7 +7,7 @@ import typer
 
 from projectiond import sql
 from projectiond.cli.names import find_definition
-from projectiond.cli.output import Column, Grid, show, tell
+from projectiond.cli.output import AsJson, Column, Grid, show, tell
 from projectiond.cli.target import find_target
 
 MOST_EVENTS: Final = 1000
@@ -29,7 +29,7 @@ def events(
     last: Annotated[
         int, typer.Option("--last", metavar="N", min=1, max=MOST_EVENTS, help="Show the newest N of them.")
     ] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines: one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the newest events of the types that a projection handles.
 

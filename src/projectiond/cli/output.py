@@ -9,14 +9,17 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Annotated, Final
 
+import typer
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from projectiond.failure import printable
+
+AsJson = Annotated[bool, typer.Option("--json", help="For machines: one JSON object.")]
 
 # Of an editor's terminal, for example; the names are those that rich goes by.
 _DUMB: Final = ("dumb", "unknown")

@@ -10,7 +10,7 @@ import typer
 from projectiond.builds.build import record_build
 from projectiond.builds.plan import Planned, Rebuild, read_plan
 from projectiond.cli.names import load_plugins
-from projectiond.cli.output import Column, Grid, show, tell
+from projectiond.cli.output import AsJson, Column, Grid, show, tell
 from projectiond.cli.target import find_target, say
 from projectiond.errors import ConfigurationError
 from projectiond.plugins.definition import Definition
@@ -32,7 +32,7 @@ def plan(
     context: typer.Context,
     names: Names = None,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines: one JSON object.")] = False,
+    as_json: AsJson = False,
     exit_code: Annotated[
         bool, typer.Option("--exit-code", help="For CI: exit with 1 when a projection is to be rebuilt.")
     ] = False,

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 import typer
 from psycopg import errors
 
-from projectiond.cli.output import Column, Grid, ago, show, tell
+from projectiond.cli.output import AsJson, Column, Grid, ago, show, tell
 from projectiond.cli.target import Target, find_target
 from projectiond.errors import ProjectiondError
 from projectiond.operating.activity import Activity, Aggregate, Day, count_activity
@@ -40,7 +40,7 @@ def stats(
     limit: Annotated[
         int, typer.Option("--limit", metavar="N", min=1, max=MOST_AGGREGATES, help="Show so many aggregates.")
     ] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines: one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show each projection's lag, the events of each day, and the most active aggregates.
 

@@ -11,7 +11,7 @@ import typer
 
 from projectiond.cli import going_back
 from projectiond.cli.names import find_names
-from projectiond.cli.output import tell
+from projectiond.cli.output import AsJson, tell
 from projectiond.cli.target import Options, find_target, say
 from projectiond.cli.waiting import watch_rebuilds
 from projectiond.errors import ConfigurationError
@@ -21,7 +21,6 @@ from projectiond.plugins.definition import Definition
 from projectiond.postgres.database import Connection
 
 Names = Annotated[list[str], typer.Argument(metavar="NAME", help="Names of projections.")]
-AsJson = Annotated[bool, typer.Option("--json", help="For machines: one JSON object.")]
 
 
 def add_commands(app: typer.Typer) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from projectiond import sql
 from projectiond.cli.names import find_definition
-from projectiond.cli.output import Column, Grid, show, tell
+from projectiond.cli.output import AsJson, Column, Grid, show, tell
 from projectiond.cli.target import find_target, log_warnings, say
 from projectiond.errors import ConfigurationError, ProjectiondError
 from projectiond.plugins.definition import Definition
@@ -40,7 +40,7 @@ def try_(
     rows: Annotated[
         int, typer.Option("--rows", metavar="N", min=0, max=MOST_ROWS, help="Show so many rows of each table.")
     ] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines: one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Apply real events to a projection, show what comes of it, and take everything back.
 

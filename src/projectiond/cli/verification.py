@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from projectiond.cli.names import find_definition
-from projectiond.cli.output import tell
+from projectiond.cli.output import AsJson, tell
 from projectiond.cli.progress import Progress
 from projectiond.cli.target import find_target, log_warnings
 from projectiond.errors import ProjectiondError
@@ -36,7 +36,7 @@ def verify(
         int, typer.Option("--samples", metavar="N", min=0, max=MOST_SAMPLES, help="Show so many rows that differ.")
     ] = 5,
     fix: Annotated[bool, typer.Option("--fix", help="Make the live rows that differ what the history gives.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines: one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Replay a projection's whole history beside it, and say how the live read model differs.
 
@@ -83,7 +83,7 @@ def materialize(
         str | None,
         typer.Option("--at", metavar="TIMESTAMP", help="As of this time, as in 2026-03-31T12:00+02:00; else UTC."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines: one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make a read model as it was, in a schema of its own.
 

@@ -13,7 +13,7 @@ import typer
 from projectiond import checkpoint as checkpoints
 from projectiond.checkpoint import Checkpoint
 from projectiond.cli.names import find_names
-from projectiond.cli.output import tell
+from projectiond.cli.output import AsJson, tell
 from projectiond.cli.progress import Progress
 from projectiond.cli.target import find_target, say
 from projectiond.errors import ProjectiondError
@@ -45,7 +45,7 @@ def wait(
         float | None, typer.Option(min=0, metavar="S", help="Give up after so many seconds; else never.")
     ] = None,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines: one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Wait until a projection has everything up to a sequence number.
 
